@@ -12,28 +12,19 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 
-from enjin.errors import Invalid, InvariantError, Refused
+from enjin.canonical import Malformed, NotCanonical, canonical, parse
+from enjin.errors import InvariantError, Refused
 
 KIND_MAX_BYTES: Final = 64
 
-T = TypeVar("T")
-_ENCODER: Final = msgspec.json.Encoder(order="sorted")
-
-
-class NotCanonical(Invalid):
-    """Bytes are not the one spelling of a message."""
-
-    code = "E-MSG-001"
-
-
-class Malformed(Invalid):
-    """A message does not have its kind's fields."""
-
-    code = "E-MSG-002"
+__all__ = [
+    "Answer", "Asker", "Command", "Decide", "Fact", "Malformed", "Message", "Moment", "NotCanonical", "Observation",
+    "Query", "Question", "Reply", "Role", "Rule", "Table", "UnknownKind", "Where", "canonical", "parse",
+]  # fmt: skip
 
 
 class UnknownKind(Refused):
@@ -215,24 +206,3 @@ class Table:
     def questions(self) -> list[Question]:
         """Return every query's row, by kind."""
         return [self._questions[kind] for kind in sorted(self._questions)]
-
-
-def canonical(value: object) -> bytes:
-    """Return the one spelling of *value*: JSON with sorted keys, defaults omitted, no spaces."""
-    return _ENCODER.encode(value)
-
-
-def parse(data: bytes | msgspec.Raw, shape: type[T]) -> T:
-    """Return *data* as *shape*.
-
-    Raises:
-        Malformed: Not JSON, a field missing, unknown or of the wrong type.
-        NotCanonical: Valid, but not the one spelling.
-    """
-    try:
-        value = msgspec.json.decode(data, type=shape)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise Malformed(f"not a valid {shape.__name__}: {error}") from error
-    if canonical(value) != bytes(data):
-        raise NotCanonical(f"this {shape.__name__} is not in canonical form")
-    return value

@@ -1,0 +1,188 @@
+"""What we believe now: the pinned root, the grants that chain to it, and what was revoked. Pure.
+
+Owns the set of grants of one receiver and answers two questions: which grant does this key id belong to, and what may
+its subject do at this moment. Grants enter only by ``add``, which checks the whole chain; time is an argument.
+
+INV-TRU-1: nothing is believed whose chain does not end in a threshold of the pinned root.
+INV-TRU-2: a revoked key or grant takes every descendant with it, at once and for ever.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from enjin.errors import Refused
+from enjin.names import KeyId
+from keys.frame import Frame, open_frame
+from keys.grants import CHAIN_MAX, ROOT_PARENT, Capability, Grant, GrantRefused, check_within, covers, read_grant
+from keys.root import RootStatement, check_threshold, cloud_id, read_root
+from keys.signing import key_id, verify
+
+
+class UnknownKey(Refused):
+    """No grant here names this key."""
+
+    code = "E-TRU-001"
+    http_status = 401
+
+
+class GrantExpired(Refused):
+    """The signer's grant, or one above it, is not in force now."""
+
+    code = "E-TRU-002"
+    http_status = 401
+
+
+class Revoked(Refused):
+    """The signer's key or grant, or one above it, was revoked."""
+
+    code = "E-TRU-003"
+    http_status = 401
+
+
+class Known(NamedTuple):
+    """A public key that a grant names for signing messages."""
+
+    public: bytes
+    grant: str
+
+
+class Authority(NamedTuple):
+    """What a subject may do, as its whole chain says."""
+
+    grant: Grant
+    hash: str
+    chain: tuple[str, ...]
+
+    def covers(self, verb: str, resource: str) -> bool:
+        """Whether the subject may *verb* on compartment path *resource*."""
+        return covers(self.grant.allowed, verb, resource)
+
+
+class TrustSet:
+    """The grants that one receiver believes, all chained to one root."""
+
+    def __init__(self, root_frame: bytes) -> None:
+        frame = open_frame(root_frame)
+        self.root: RootStatement = read_root(frame)
+        self.root_frame = root_frame
+        self.cloud = cloud_id(frame)
+        self._grants: dict[str, Grant] = {}
+        self._frames: dict[str, bytes] = {}
+        self._keys: dict[str, Known] = {}
+        self._revoked: dict[str, str] = {}
+
+    def add(self, data: bytes) -> str:
+        """Believe the grant in frame *data* and return its hash.
+
+        Raises:
+            GrantRefused: Wider than its issuer's, from an unknown issuer, too deep, or a key already bound elsewhere.
+            BadSignature, RootRefused, Malformed, NotCanonical, BadKey, BadFrame.
+        """
+        frame = open_frame(data)
+        grant = read_grant(frame)
+        if frame.digest in self._grants:
+            return frame.digest
+        if grant.cloud != self.cloud:
+            raise GrantRefused("the grant belongs to another cloud")
+        self._check_issuer(frame, grant)
+        self._bind_keys(grant, frame.digest)
+        self._grants[frame.digest] = grant
+        self._frames[frame.digest] = data
+        return frame.digest
+
+    def _check_issuer(self, frame: Frame, grant: Grant) -> None:
+        if grant.parent == ROOT_PARENT:
+            check_threshold(frame, self.root)
+            if grant.ring != 0 or grant.expiry > self.root.expiry:
+                raise GrantRefused("the root grants ring 0 alone, and not past its own expiry")
+            return
+        parent = self._grants.get(grant.parent)
+        if parent is None:
+            raise GrantRefused("the grant's issuer is unknown here")
+        check_within(grant, parent)
+        if len(self._chain(grant.parent)) >= CHAIN_MAX:
+            raise GrantRefused(f"the chain is longer than {CHAIN_MAX}")
+        verify(bytes.fromhex(parent.keys.issue), frame.type, frame.payload, frame.signature)
+
+    def _bind_keys(self, grant: Grant, digest: str) -> None:
+        fresh = {str(key_id(bytes.fromhex(key))): key for key in grant.keys.all()}
+        for old in self._grants.values():
+            if old.subject != grant.subject and set(old.keys.all()) & set(fresh.values()):
+                raise GrantRefused("a key of the grant is already bound to another subject")
+        public = bytes.fromhex(grant.keys.message)
+        identity = str(key_id(public))
+        known = self._keys.get(identity)
+        if known is None or self._grants[known.grant].not_before <= grant.not_before:
+            self._keys[identity] = Known(public, digest)
+
+    def _chain(self, digest: str) -> tuple[str, ...]:
+        chain = [digest]
+        while (parent := self._grants[chain[-1]].parent) != ROOT_PARENT:
+            chain.append(parent)
+        return tuple(chain)
+
+    def revoke(self, identity: str, reason: str = "") -> None:
+        """Never believe key id or grant hash *identity*, nor anything beneath it, again."""
+        self._revoked.setdefault(identity, reason)
+
+    @property
+    def revoked(self) -> dict[str, str]:
+        """What was revoked: key id or grant hash -> reason."""
+        return dict(self._revoked)
+
+    def key(self, identity: KeyId | str) -> Known:
+        """Return the public key behind key id *identity*. Raises: UnknownKey."""
+        known = self._keys.get(str(identity))
+        if known is None:
+            raise UnknownKey("no grant names the key of this signature")
+        return known
+
+    def authority(self, digest: str, now: int) -> Authority:
+        """Return what the subject of grant *digest* may do at *now* (microseconds of cloud time).
+
+        Raises:
+            UnknownKey: No such grant.
+            GrantExpired, Revoked: It, one of its keys, or one above it.
+        """
+        if digest not in self._grants:
+            raise UnknownKey("the grant is unknown here")
+        chain = self._chain(digest)
+        for step in chain:
+            grant = self._grants[step]
+            names = {step, *(str(key_id(bytes.fromhex(key))) for key in grant.keys.all())}
+            if names & self._revoked.keys():
+                raise Revoked(f"the key or grant of {grant.subject} was revoked", hint="sign with another key; `enjin trust show` names who revoked it")
+            if not grant.not_before <= now < grant.expiry:
+                raise GrantExpired(f"the grant of {grant.subject} is not in force now")
+        return Authority(self._grants[digest], digest, chain)
+
+    def grant_of(self, subject: str) -> str | None:
+        """Return the hash of the newest grant of *subject*; None when it has none."""
+        held = [(grant.not_before, digest) for digest, grant in self._grants.items() if grant.subject == subject]
+        return max(held)[1] if held else None
+
+    def grant(self, digest: str) -> Grant:
+        """Return the grant with hash *digest*. Raises: UnknownKey."""
+        if digest not in self._grants:
+            raise UnknownKey("the grant is unknown here")
+        return self._grants[digest]
+
+    def frames(self) -> list[bytes]:
+        """Return every believed grant's frame, parents first."""
+        return list(self._frames.values())
+
+    def curve_keys(self, now: int) -> list[str]:
+        """Return the CURVE public keys (hex) of every subject that is believed now."""
+        found = []
+        for digest, grant in self._grants.items():
+            if grant.keys.curve:
+                try:
+                    self.authority(digest, now)
+                except Refused:
+                    continue
+                found.append(grant.keys.curve)
+        return found
+
+
+__all__ = ["Authority", "Capability", "GrantExpired", "GrantRefused", "Known", "Revoked", "TrustSet", "UnknownKey"]
