@@ -7,14 +7,29 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from enjin.errors import Invalid
+from enjin.names import Text
 
 T = TypeVar("T")
-_ENCODER: Final = msgspec.json.Encoder(order="sorted")
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, Text):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no place in a message")
+
+
+def _from_plain(shape: type, value: Any) -> Any:
+    if isinstance(shape, type) and issubclass(shape, Text):
+        return shape.parse(value)
+    raise TypeError(f"{shape} has no place in a message")
+
+
+_ENCODER: Final = msgspec.json.Encoder(order="sorted", enc_hook=_to_plain)
 
 
 class NotCanonical(Invalid):
@@ -40,9 +55,10 @@ def parse(data: bytes | msgspec.Raw, shape: type[T]) -> T:
     Raises:
         Malformed: Not JSON, a field missing, unknown or of the wrong type.
         NotCanonical: Valid, but not the one spelling.
+        BadName, BadId: A field of one of the types in ``enjin.names`` is not of its form.
     """
     try:
-        value = msgspec.json.decode(data, type=shape)
+        value = msgspec.json.decode(data, type=shape, dec_hook=_from_plain)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise Malformed(f"not a valid {shape.__name__}: {error}") from error
     if canonical(value) != bytes(data):

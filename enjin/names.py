@@ -30,8 +30,8 @@ class BadId(Invalid):
     code = "E-NAM-002"
 
 
-class _Text(str):
-    """A string that matches one pattern in full."""
+class Text(str):
+    """A string that matches one pattern in full; base of every type here."""
 
     __slots__ = ()
     PATTERN: ClassVar[re.Pattern[str]]
@@ -50,7 +50,7 @@ class _Text(str):
         return cls(text)
 
 
-class Name(_Text):
+class Name(Text):
     """A label of an app, compartment, tier, network or process."""
 
     PATTERN = re.compile(NAME_PATTERN)
@@ -58,14 +58,14 @@ class Name(_Text):
     ERROR = BadName
 
 
-class NodeId(_Text):
+class NodeId(Text):
     """A node's identity: its kind's letter and 16 hex digits derived from the request that made it."""
 
     PATTERN = re.compile(r"[a-z]{1,8}-[0-9a-f]{16}")
     WHAT = "node id"
 
 
-class CloudId(_Text):
+class CloudId(Text):
     """SHA-256 of the genesis root statement, 64 hex digits."""
 
     PATTERN = re.compile(r"[0-9a-f]{64}")
@@ -77,14 +77,14 @@ class CloudId(_Text):
         return self[:6]
 
 
-class KeyId(_Text):
+class KeyId(Text):
     """BLAKE2b-256 of a public key, 64 hex digits."""
 
     PATTERN = re.compile(r"[0-9a-f]{64}")
     WHAT = "key id"
 
 
-class RequestId(_Text):
+class RequestId(Text):
     """A UUIDv7 in its canonical text form: also the idempotency key."""
 
     PATTERN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -96,14 +96,14 @@ class RequestId(_Text):
         return int(self[:8] + self[9:13], 16)
 
 
-class Digest(_Text):
+class Digest(Text):
     """A SHA-256 in hex."""
 
     PATTERN = re.compile(r"[0-9a-f]{64}")
     WHAT = "digest"
 
 
-class Subject(_Text):
+class Subject(Text):
     """A transport subject: words of a-z, 0-9, - and _ separated by dots, at most 128 bytes."""
 
     PATTERN = re.compile(r"(?=.{1,128}\Z)[a-z0-9_-]+(\.[a-z0-9_-]+)*")
