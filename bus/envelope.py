@@ -12,7 +12,19 @@ from enjin.canonical import canonical, parse
 from keys.frame import BULK_MAX, FRAME_MAX, MESSAGE, BadFrame, Frame, open_frame, seal
 from keys.signing import Signer
 
-__all__ = ["BULK_MAX", "FRAME_MAX", "MESSAGE", "BadFrame", "Behalf", "Frame", "Statement", "open_frame", "read_statement", "seal", "seal_statement"]
+__all__ = [
+    "BULK_MAX",
+    "FRAME_MAX",
+    "MESSAGE",
+    "BadFrame",
+    "Behalf",
+    "Frame",
+    "Statement",
+    "open_frame",
+    "read_statement",
+    "seal",
+    "seal_statement",
+]
 
 
 class Behalf(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

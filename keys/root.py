@@ -39,7 +39,9 @@ class RootStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
 
 def make_root(shares: list[Signer], issued: int, expiry: int) -> bytes:
     """Return the frame of the first root statement, signed by a threshold of *shares*."""
-    statement = RootStatement(v=1, version=1, threshold=THRESHOLD, keys=tuple(share.public.hex() for share in shares), issued=issued, expiry=expiry)
+    statement = RootStatement(
+        v=1, version=1, threshold=THRESHOLD, keys=tuple(share.public.hex() for share in shares), issued=issued, expiry=expiry
+    )
     return seal(ROOT, canonical(statement), *shares[:THRESHOLD])
 
 

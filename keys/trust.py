@@ -152,7 +152,10 @@ class TrustSet:
             grant = self._grants[step]
             names = {step, *(str(key_id(bytes.fromhex(key))) for key in grant.keys.all())}
             if names & self._revoked.keys():
-                raise Revoked(f"the key or grant of {grant.subject} was revoked", hint="sign with another key; `enjin trust show` names who revoked it")
+                raise Revoked(
+                    f"the key or grant of {grant.subject} was revoked",
+                    hint="sign with another key; `enjin trust show` names who revoked it",
+                )
             if not grant.not_before <= now < grant.expiry:
                 raise GrantExpired(f"the grant of {grant.subject} is not in force now")
         return Authority(self._grants[digest], digest, chain)
