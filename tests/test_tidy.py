@@ -90,7 +90,10 @@ WORDS = {
 }
 # Spelled in pieces, so that this file does not break its own rule.
 REGISTRIES = re.compile(
-    "|".join((r"pypi\.(python\.)?" + "org", "pythonhosted" + r"\.org", "registry" + r"\.npmjs", r"deb\.debian" + r"\.org", r"proxy\.golang" + r"\.org"))
+    "|".join(
+        host + r"\." + end
+        for host, end in (("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org"), (r"deb\.debian", "org"), (r"proxy\.golang", "org"))
+    )
 )
 WORKPLACE = re.compile(r"(?<![\w.])/" + r"work/(?!dir)[a-z.]+|/root/\.pyenv|/opt/(pypi|wheels)")
 ISSUES = re.compile(r"\b(issue|ticket|pull request|PR|GH)s?[ -]#?\d+\b|(?<![\w&/(\[:'\"])#\d+\b(?![;\w])", re.IGNORECASE)
