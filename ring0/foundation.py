@@ -1,0 +1,185 @@
+"""Genesis on disk: root shares, ring 0's seeds and grant, the operator's key; made once, under the state directory.
+
+Owns HOME/foundation.json and the files beside it. What becomes true in the world at genesis is ``ring0.genesis``'s.
+``foundation.json`` is written last: without it, what lies there was never acknowledged and is made anew.
+
+Layout of HOME: foundation.json, root/share-{1,2,3}.key (until the operator moves them), ring0/{trust.json, keys/, journal.db},
+run/ (sockets, directory), runtime/<digest>, nodes/<node>/state, log/.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from enjin.canonical import to_text
+from enjin.config import Config
+from enjin.errors import ConfigError
+from enjin.host import clock, random_bytes, read_bounded, write_atomic
+from keys.frame import open_frame
+from keys.grants import VERBS, Capability, Grant, PublicKeys, sign_grant
+from keys.keyring import SEED_BYTES, Keyring, create_seed
+from keys.operator import OperatorKey, save_operator_key
+from keys.root import SHARES, cloud_id, make_root
+from keys.signing import Signer
+from keys.trust import TrustSet
+
+FILE: Final = "foundation.json"
+DAY_US: Final = 86_400_000_000
+ROOT_DAYS: Final = 365
+OPERATOR_DAYS: Final = 90
+SKEW_US: Final = 60_000_000
+OPERATOR_ROLE: Final = 2
+SUPERVISOR_ROLE: Final = 3
+CHANNEL: Final = "ring0"
+PREFIXES: Final = ("10.80.0.0/16", "127.64.0.0/16", "fd00::/8", "::1/128")
+
+
+class OtherCheckout(ConfigError):
+    """The state directory belongs to another checkout of enjin that is in use."""
+
+    code = "E-UP-004"
+    remedy = "run that checkout's `enjin down` first, or set ENJIN_HOME to another directory"
+
+
+class Foundation(msgspec.Struct, frozen=True, kw_only=True):
+    """What was settled at genesis and never changes, but for the checkout that last raised the cloud."""
+
+    cloud: str
+    node: str
+    operator: str
+    root: str
+    privileged: bool
+    ring1: str
+    port_base: int
+    first_uid: int
+    checkout: str
+    founded: int
+
+    @property
+    def tag(self) -> str:
+        """Six hex digits in every name on the host."""
+        return self.cloud[:6]
+
+    def uid(self, offset: int) -> int:
+        """Return uid number *offset* of ring 0's own block; without privileges, our own."""
+        return self.first_uid + offset if self.privileged else os.geteuid()
+
+
+class Trust(msgspec.Struct, frozen=True, kw_only=True):
+    """What ring 0 was told at genesis: the root's frame and the grants it may not lose, as text."""
+
+    root: str
+    grants: tuple[str, ...]
+
+
+def read_foundation(home: Path) -> Foundation | None:
+    """Return the foundation of the cloud at *home*; None when there is none."""
+    try:
+        return msgspec.json.decode(read_bounded(home / FILE, 65_536), type=Foundation)
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, OSError) as error:
+        raise ConfigError(f"cannot read {home / FILE}: {error}") from error
+
+
+def write_foundation(home: Path, foundation: Foundation) -> None:
+    """Replace the foundation file."""
+    write_atomic(home / FILE, msgspec.json.encode(foundation), 0o644)
+
+
+def subject_id(cloud: str, word: str, prefix: str) -> str:
+    """Return an id that follows from the cloud's id and *word*."""
+    return f"{prefix}-{hashlib.blake2b(f'{cloud}/{word}'.encode(), digest_size=8).hexdigest()}"
+
+
+def found(config: Config, *, privileged: bool, ring1: str, first_uid: int, checkout: str) -> Foundation:
+    """Make the keys, grants and directories of a new cloud, and return its foundation.
+
+    Raises:
+        FileFailed: A file could not be written.
+    """
+    home = config.path
+    _make_directories(home, first_uid if privileged else os.geteuid())
+    now = clock().wall_us
+    shares = [Signer.from_seed(create_seed(home / "root" / f"share-{number}.key")) for number in range(1, SHARES + 1)]
+    root = make_root(shares, now - SKEW_US, now + ROOT_DAYS * DAY_US)
+    cloud = cloud_id(open_frame(root))
+    owner = first_uid if privileged else os.geteuid()
+    keyring = Keyring.create(home / "ring0" / "keys", cloud, issuer=True, owner=owner)
+    foundation = Foundation(
+        cloud=str(cloud), node=subject_id(cloud, "ring0", "n"), operator=subject_id(cloud, "operator", "o"), root=to_text(root), privileged=privileged,
+        ring1=ring1, port_base=config.port_base, first_uid=first_uid, checkout=checkout, founded=now,
+    )  # fmt: skip
+    grant = sign_grant(_ring0_grant(foundation, keyring, now), *shares[:2])
+    seed = random_bytes(SEED_BYTES)
+    person = sign_grant(_operator_grant(foundation, Keyring(cloud, seed), open_frame(grant).digest, now), _issuer(keyring))
+    trust = TrustSet(root)
+    trust.add(grant)
+    trust.add(person)
+    texts = (to_text(grant), to_text(person))
+    write_atomic(home / "ring0" / "trust.json", msgspec.json.encode(Trust(root=to_text(root), grants=texts)), 0o644)
+    save_operator_key(
+        config.keys,
+        OperatorKey(cloud=str(cloud), account=foundation.operator, seed=to_text(seed), root=to_text(root), grant=texts[1], home=str(home)),
+    )
+    write_foundation(home, foundation)
+    return foundation
+
+
+def _issuer(keyring: Keyring) -> Signer:
+    if keyring.issuer is None:
+        raise ConfigError("ring 0's issuer seed is missing")
+    return keyring.issuer
+
+
+def _make_directories(home: Path, owner: int) -> None:
+    home.mkdir(mode=0o711, parents=True, exist_ok=True)
+    os.chmod(home, 0o711)
+    for name, mode in (
+        ("root", 0o700),
+        ("ring0", 0o700),
+        ("ring0/keys", 0o700),
+        ("run", 0o711),
+        ("runtime", 0o755),
+        ("nodes", 0o711),
+        ("log", 0o700),
+    ):
+        path = home / name
+        if name in ("root", "ring0"):
+            shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(mode=mode, exist_ok=True)
+        os.chmod(path, mode)
+    if os.geteuid() == 0:
+        for name in ("ring0", "ring0/keys", "run"):
+            os.chown(home / name, owner, owner)
+
+
+def everything(compartment: str) -> tuple[Capability, ...]:
+    """Return every verb on *compartment* and what lies in it."""
+    return tuple(Capability(verb, compartment) for verb in sorted(VERBS))
+
+
+def _ring0_grant(foundation: Foundation, keyring: Keyring, now: int) -> Grant:
+    return Grant(
+        v=1, cloud=foundation.cloud, subject=foundation.node, role=SUPERVISOR_ROLE, ring=0, depth=3, compartment="cloud",
+        keys=PublicKeys(
+            message=keyring.message.public.hex(), journal=keyring.journal.public.hex(),
+            issue=_issuer(keyring).public.hex(), curve=keyring.curve.public.hex(),
+        ),
+        allowed=everything("cloud"), channels=(CHANNEL,), prefixes=PREFIXES, not_before=now - SKEW_US, expiry=now + ROOT_DAYS * DAY_US,
+        autonomy=DAY_US,
+    )  # fmt: skip
+
+
+def _operator_grant(foundation: Foundation, keyring: Keyring, parent: str, now: int) -> Grant:
+    return Grant(
+        v=1, cloud=foundation.cloud, subject=foundation.operator, role=OPERATOR_ROLE, ring=0, depth=0, compartment="cloud",
+        keys=PublicKeys(message=keyring.message.public.hex(), curve=keyring.curve.public.hex()),
+        allowed=everything("cloud"), channels=(CHANNEL,), not_before=now - SKEW_US, expiry=now + OPERATOR_DAYS * DAY_US, parent=parent,
+    )  # fmt: skip

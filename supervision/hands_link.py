@@ -1,0 +1,127 @@
+"""The unprivileged end of the channel to hands: asks for steps, hears of nodes that ended.
+
+Owns request ids, deadlines and the matching of answers; carries out nothing and repeats nothing (``reconcile`` does).
+An answer to a question that an earlier daemon asked over the same channel is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from enjin import errors, log
+from enjin.host import random_bytes
+from supervision.steps import Record, Step
+
+T = TypeVar("T", bound=Record)
+DATAGRAM_MAX = 1 << 20
+
+
+class HandsSilent(errors.StepFailed):
+    """Hands did not answer in time."""
+
+    code = "E-HND-101"
+    remedy = "hands is restarted by itself; the step is tried again"
+
+
+class NodeExited(msgspec.Struct, frozen=True):
+    """A node's init ended: which, in which generation, with which wait status (None: unknown)."""
+
+    node: str
+    generation: int = 0
+    status: int | None = None
+
+
+class _Failure(msgspec.Struct):
+    code: str
+    message: str
+    hint: str = ""
+
+
+class _Answer(msgspec.Struct):
+    id: str = ""
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    error: _Failure | None = None
+    event: str = ""
+
+
+class HandsLink:
+    """One daemon's end of the channel."""
+
+    def __init__(self, descriptor: int, on_exit: Callable[[NodeExited], None]) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._socket.setblocking(False)
+        self._waiting: dict[str, asyncio.Future[_Answer]] = {}
+        self._on_exit = on_exit
+        self._prefix = random_bytes(6).hex()
+        self._count = 0
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket.fileno(), self._read)
+
+    def close(self) -> None:
+        """Stop listening; the channel itself stays open in init."""
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+
+    async def step(self, step: Step, shape: type[T], timeout_s: float = 60) -> T:
+        """Ask for *step* and return its result.
+
+        Raises:
+            HandsSilent: No answer within *timeout_s*.
+            EnjinError: What hands answered, by its code.
+        """
+        self._count += 1
+        identity = f"{self._prefix}-{self._count}"
+        future: asyncio.Future[_Answer] = self._loop.create_future()
+        self._waiting[identity] = future
+        try:
+            await self._send(msgspec.json.encode({"id": identity, "step": step}))
+            answer = await asyncio.wait_for(future, timeout_s)
+        except TimeoutError as error:
+            raise HandsSilent(f"hands did not answer {type(step).__name__} within {timeout_s:g} s") from error
+        finally:
+            self._waiting.pop(identity, None)
+        if answer.error is not None:
+            raise errors.from_reply(answer.error.code, answer.error.message, answer.error.hint)
+        return msgspec.json.decode(answer.result, type=shape)
+
+    async def _send(self, data: bytes) -> None:
+        while True:
+            try:
+                await self._loop.sock_sendall(self._socket, data)
+                return
+            except BlockingIOError:
+                await asyncio.sleep(0.01)
+            except OSError as error:
+                raise HandsSilent(f"the channel to hands is closed: {error.strerror}") from error
+
+    def _read(self) -> None:
+        while True:
+            try:
+                data = self._socket.recv(DATAGRAM_MAX)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                log.get("hands_link").warning("channel.failed", error=error)
+                return
+            if not data:
+                self._loop.remove_reader(self._socket.fileno())
+                return
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        try:
+            answer = msgspec.json.decode(data, type=_Answer)
+            if answer.event == "node.exited":
+                self._on_exit(msgspec.json.decode(data, type=NodeExited))
+                return
+        except msgspec.DecodeError as error:
+            log.get("hands_link").warning("answer.malformed", error=error)
+            return
+        future = self._waiting.get(answer.id)
+        if future is not None and not future.done():
+            future.set_result(answer)
