@@ -10,7 +10,7 @@ INV-ROW-3: a field of a row never changes its meaning; a projection whose rows' 
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, dataclass_transform
 
 import msgspec
 
@@ -21,7 +21,15 @@ State = Literal["pending", "starting", "running", "failed", "stopped"]
 RoleName = Literal["operator", "tenant"]
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
+class KeywordOnly(msgspec.StructMeta):
+    """Metaclass that makes every subclass keyword-only: msgspec applies that option to a class's own fields alone."""
+
+    def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> Any:
+        return super().__new__(mcls, name, bases, namespace, **({"kw_only": True} | options))
+
+
+class Row(msgspec.Struct, metaclass=KeywordOnly, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Base of every row.
 
     ``KEY`` names the fields that identify a row, ``INDEX`` the single fields by which rows are looked up.

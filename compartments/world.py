@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Iterable
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, Self, TypeVar
 
 import msgspec
 
@@ -209,32 +209,37 @@ class World:
         rows = {name: msgspec.Raw(canonical(self.all(shape))) for name, shape in ROW_TYPES.items() if self._shelves[shape].rows}
         return canonical(_Snapshot(SNAPSHOT_VERSION, fingerprint(), self.digest(), rows))
 
-    def restore(self, data: bytes) -> None:
-        """Replace everything by the rows of the snapshot *data*; nothing counts as changed.
+    @classmethod
+    def restore(cls, data: bytes) -> Self:
+        """Return the world of the snapshot *data*; nothing counts as changed.
 
         Raises:
-            BadSnapshot: Damaged; this world is then as it was.
+            BadSnapshot: Damaged.
             StaleSnapshot: Made with other shapes of rows.
         """
-        fresh = World()
+        world = cls()
         try:
             kept = msgspec.json.decode(data, type=_Snapshot)
             if kept.v != SNAPSHOT_VERSION or kept.shape != fingerprint():
                 raise StaleSnapshot("the snapshot was made with other shapes of rows")
             for name, rows in kept.rows.items():
-                for row in msgspec.json.decode(rows, type=list[ROW_TYPES[name]]):  # type: ignore[misc]
-                    fresh.put(row)
+                for row in msgspec.json.decode(rows, type=_list_of(ROW_TYPES[name])):
+                    world.put(row)
         except (msgspec.DecodeError, UnicodeDecodeError, KeyError) as error:
             raise BadSnapshot(f"the snapshot cannot be read: {error}") from error
-        if fresh.digest() != kept.digest:
+        if world.digest() != kept.digest:
             raise BadSnapshot("the snapshot's rows do not have its digest")
-        self._shelves = fresh._shelves
-        self._changed = {}
+        world.take_changes()
+        return world
 
     def _note(self, shape: type[Row], key: Key) -> None:
         invariant(shape in NAMES, "a row's type is not in the closed table", shape=shape.__name__)
         self._changed.pop((shape, key), None)
         self._changed[(shape, key)] = None
+
+
+def _list_of(shape: type[R]) -> type[list[R]]:
+    return list[shape]  # type: ignore[valid-type]
 
 
 def _flat(key: tuple[Any, ...]) -> Key:
