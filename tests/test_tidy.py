@@ -30,7 +30,7 @@ LAYERS = (("enjin",), ("keys",), ("bus",), ("compartments",), ("supervision",), 
 DOORS: dict[str, tuple[str, ...]] = {
     "nacl": ("keys/",),
     "cryptography": ("keys/",),
-    "zmq": ("bus/over_zmq",),
+    "zmq": ("bus/over_zmq", "bus/hub"),  # the hub is the other half of over_zmq
     "nats": ("bus/over_nats",),
     "libvirt": ("supervision/vm",),
     "pyroute2": ("supervision/network",),

@@ -1,0 +1,99 @@
+"""router_ratio: requests per second through our router to an app in its jail, over those of HAProxy alone in front of the same app.
+
+The app on the other side is started by hand on loopback, by the same Procfile line; both take turns under the same load, and the median
+turn counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.bench.figures import Peer, Row, rows
+from tests.cloud import ROOT, Cloud, wait_for
+from tests.places import free_port_base
+
+HELLO = ROOT / "examples/hello"
+TURNS = 3
+SECONDS = 4
+CONNECTIONS = 32
+CONFIGURATION = """
+global
+    maxconn 4000
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+frontend front
+    bind 127.0.0.1:{front}
+    default_backend app
+backend app
+    server app 127.0.0.1:{app}
+"""
+
+
+def requests_per_s(host: str, port: int, name: str) -> float:
+    """Load http://host:port/ for a few seconds with *name* as Host and return the rate.
+
+    Raises:
+        ValueError: A request failed or was answered by an error.
+    """
+    words = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "-H", f"Host: {name}", f"http://{host}:{port}/"]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in said or "Socket errors" in said:
+        raise ValueError(f"requests failed\n{said}")
+    found = re.search(r"Requests/sec:\s*([0-9.]+)", said)
+    if found is None:
+        raise ValueError(f"wrk said no rate\n{said}")
+    return float(found.group(1))
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextlib.contextmanager
+def haproxy_alone() -> Iterator[int]:
+    """Run hello by its Procfile line and HAProxy in front of it; yield HAProxy's port."""
+    line = re.search(r"^web:\s*(.+)$", (HELLO / "Procfile").read_text(encoding="utf-8"), re.MULTILINE)
+    if line is None:
+        raise ValueError("examples/hello has no web process")
+    base = free_port_base()
+    environment = os.environ | {"PORT": str(base), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "haproxy.cfg").write_text(CONFIGURATION.format(front=base + 1, app=base), encoding="utf-8")
+        for command, cwd in ((["sh", "-c", f"exec {line.group(1)}"], HELLO), (["haproxy", "-db", "-f", str(folder / "haproxy.cfg")], folder)):
+            process = stack.enter_context(
+                subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            )
+            stack.callback(process.terminate)
+        for port in (base, base + 1):
+            wait_for(lambda port=port: _listens(port), 10, f"port {port}")
+        yield base + 1
+
+
+def measure(cloud: Cloud) -> list[Row]:
+    """Return router_ratio; the peer's value is 1 by definition."""
+    for tool in ("wrk", "haproxy"):
+        if shutil.which(tool) is None:
+            raise OSError(f"{tool} is not installed")
+    host, port = cloud.router
+    ours, theirs = [], []
+    with haproxy_alone() as alone:
+        for _ in range(TURNS):
+            ours.append(requests_per_s(host, port, f"hello.localhost:{port}"))
+            theirs.append(requests_per_s("127.0.0.1", alone, f"hello.localhost:{alone}"))
+    print(f"  router: {statistics.median(ours):.0f}/s through enjin, {statistics.median(theirs):.0f}/s through HAProxy alone", file=sys.stderr)
+    return rows("router_ratio", statistics.median(ours) / statistics.median(theirs), [Peer("HAProxy alone, app by hand", 1.0)])
