@@ -17,7 +17,8 @@ from enjin.names import Text
 T = TypeVar("T")
 
 
-def _to_plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
+    """Return *value* as JSON knows it: ids and names are text. Raises: TypeError."""
     if isinstance(value, Text):
         return str(value)
     raise TypeError(f"{type(value).__name__} has no place in a message")
@@ -29,7 +30,7 @@ def _from_plain(shape: type, value: Any) -> Any:
     raise TypeError(f"{shape} has no place in a message")
 
 
-_ENCODER: Final = msgspec.json.Encoder(order="sorted", enc_hook=_to_plain)
+_ENCODER: Final = msgspec.json.Encoder(order="sorted", enc_hook=to_plain)
 
 
 class NotCanonical(Invalid):

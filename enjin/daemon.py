@@ -42,7 +42,7 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         return
     try:
         await asyncio.wait_for(task, 10)
-    except (asyncio.TimeoutError, asyncio.CancelledError):
+    except (TimeoutError, asyncio.CancelledError):
         log.get("daemon").warning("daemon.cut_off", after_s=10)
 
 
