@@ -113,9 +113,17 @@ def found(config: Config, *, privileged: bool, ring1: str, first_uid: int, check
     owner = first_uid if privileged else os.geteuid()
     keyring = Keyring.create(home / "ring0" / "keys", cloud, issuer=True, owner=owner)
     foundation = Foundation(
-        cloud=str(cloud), node=subject_id(cloud, "ring0", "n"), operator=subject_id(cloud, "operator", "o"), root=to_text(root), privileged=privileged,
-        ring1=ring1, port_base=config.port_base, first_uid=first_uid, checkout=checkout, founded=now,
-    )  # fmt: skip
+        cloud=str(cloud),
+        node=subject_id(cloud, "ring0", "n"),
+        operator=subject_id(cloud, "operator", "o"),
+        root=to_text(root),
+        privileged=privileged,
+        ring1=ring1,
+        port_base=config.port_base,
+        first_uid=first_uid,
+        checkout=checkout,
+        founded=now,
+    )
     grant = sign_grant(_ring0_grant(foundation, keyring, now), *shares[:2])
     seed = random_bytes(SEED_BYTES)
     person = sign_grant(_operator_grant(foundation, Keyring(cloud, seed), open_frame(grant).digest, now), _issuer(keyring))
@@ -167,19 +175,41 @@ def everything(compartment: str) -> tuple[Capability, ...]:
 
 def _ring0_grant(foundation: Foundation, keyring: Keyring, now: int) -> Grant:
     return Grant(
-        v=1, cloud=foundation.cloud, subject=foundation.node, role=SUPERVISOR_ROLE, ring=0, depth=3, compartment="cloud",
+        v=1,
+        cloud=foundation.cloud,
+        subject=foundation.node,
+        role=SUPERVISOR_ROLE,
+        ring=0,
+        depth=3,
+        compartment="cloud",
         keys=PublicKeys(
-            message=keyring.message.public.hex(), journal=keyring.journal.public.hex(),
-            issue=_issuer(keyring).public.hex(), curve=keyring.curve.public.hex(),
+            message=keyring.message.public.hex(),
+            journal=keyring.journal.public.hex(),
+            issue=_issuer(keyring).public.hex(),
+            curve=keyring.curve.public.hex(),
         ),
-        allowed=everything("cloud"), channels=(CHANNEL,), prefixes=PREFIXES, not_before=now - SKEW_US, expiry=now + ROOT_DAYS * DAY_US,
+        allowed=everything("cloud"),
+        channels=(CHANNEL,),
+        prefixes=PREFIXES,
+        not_before=now - SKEW_US,
+        expiry=now + ROOT_DAYS * DAY_US,
         autonomy=DAY_US,
-    )  # fmt: skip
+    )
 
 
 def _operator_grant(foundation: Foundation, keyring: Keyring, parent: str, now: int) -> Grant:
     return Grant(
-        v=1, cloud=foundation.cloud, subject=foundation.operator, role=OPERATOR_ROLE, ring=0, depth=0, compartment="cloud",
+        v=1,
+        cloud=foundation.cloud,
+        subject=foundation.operator,
+        role=OPERATOR_ROLE,
+        ring=0,
+        depth=0,
+        compartment="cloud",
         keys=PublicKeys(message=keyring.message.public.hex(), curve=keyring.curve.public.hex()),
-        allowed=everything("cloud"), channels=(CHANNEL,), not_before=now - SKEW_US, expiry=now + OPERATOR_DAYS * DAY_US, parent=parent,
-    )  # fmt: skip
+        allowed=everything("cloud"),
+        channels=(CHANNEL,),
+        not_before=now - SKEW_US,
+        expiry=now + OPERATOR_DAYS * DAY_US,
+        parent=parent,
+    )
