@@ -16,12 +16,12 @@ import asyncio
 import collections
 import inspect
 import random
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple, Protocol
 
 from enjin.errors import Invalid, StepFailed
 from enjin.log import get
-from enjin.names import Subject
+from enjin.names import BadId, Subject
 
 FRAME_MAX_BYTES: Final = 1 << 20
 HANDLERS_MAX: Final = 1024
@@ -89,12 +89,12 @@ def check_publish(subject: str, frame: bytes, limit: int) -> str:
     """
     if len(frame) > limit:
         raise FrameTooLarge(f"a frame of {len(frame)} bytes is larger than {limit}")
-    return Subject.parse(subject)
+    return str(Subject.parse(subject))
 
 
 def check_prefix(prefix: str) -> str:
     """Return *prefix* when it is empty or a subject. Raises: BadId."""
-    return Subject.parse(prefix) if prefix else ""
+    return str(Subject.parse(prefix)) if prefix else ""
 
 
 class Deliveries:
@@ -112,6 +112,15 @@ class Deliveries:
     def add(self, prefix: str, handler: Handler) -> None:
         """Deliver what matches *prefix* to *handler* from now on."""
         self._handlers.append((prefix, handler))
+
+    def deliver_raw(self, subject: bytes, frame: bytes) -> None:
+        """Deliver what came over a wire: a subject that is none is dropped and counted."""
+        try:
+            checked = Subject.parse(subject.decode("ascii"))
+        except (BadId, UnicodeDecodeError):
+            self.counters["garbage"] += 1
+            return
+        self.deliver(str(checked), frame)
 
     def deliver(self, subject: str, frame: bytes) -> None:
         """Start every handler whose prefix matches *subject*."""
@@ -250,11 +259,3 @@ class MemoryTransport:
         self._closed = True
         self._network.leave(self._name, self)
         await self._deliveries.close()
-
-
-def spawn(coroutine: Coroutine[Any, Any, None], keep: set[asyncio.Task[None]]) -> asyncio.Task[None]:
-    """Run *coroutine* as a task that *keep* holds until it ends (the loop itself holds tasks only weakly)."""
-    task = asyncio.ensure_future(coroutine)
-    keep.add(task)
-    task.add_done_callback(keep.discard)
-    return task

@@ -7,10 +7,10 @@ Source: pyzmq issue 657 (an authenticator that was never asked); ZeroMQ RFC 27.
 
 from __future__ import annotations
 
+import struct
 from typing import Any, Final, NamedTuple
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from bus.hub.serving import Hub
 from bus.hub.settings import HubRefused
@@ -81,7 +81,7 @@ def _watch(hub: Hub, knocks: list[_Knock], subject: bytes) -> None:
             speaker.send_multipart([subject, b"good key"], zmq.NOBLOCK)
         for knock in list(outside):
             while knock.monitor.poll(0):
-                event = recv_monitor_message(knock.monitor)["event"]
+                (event,) = struct.unpack_from("=H", knock.monitor.recv_multipart()[0])  # pyzmq's own parser pulls asyncio in
                 if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                     raise HubRefused(f"the hub let a stranger in: {knock.who}")
                 if event in _FAILED:
