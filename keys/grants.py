@@ -119,6 +119,11 @@ def within_verb(verb: str, family: str) -> bool:
     return bool(family) and (verb == family or verb.startswith(family + "."))
 
 
+def speaks_on(grant: Grant, channel: str) -> bool:
+    """Whether *grant* names *channel* (``ring1.n-0``) or one above it at a dot (``ring1``)."""
+    return any(within_verb(channel, one) for one in grant.channels)
+
+
 def covers(allowed: tuple[Capability, ...], verb: str, resource: str) -> bool:
     """Whether one of *allowed* permits *verb* on *resource*. Nothing allowed covers nothing."""
     return any(within_verb(verb, one.verb) and within_path(resource, one.resource) for one in allowed)
@@ -145,8 +150,9 @@ def check_within(child: Grant, parent: Grant) -> None:
     for capability in child.allowed:
         if not covers(parent.allowed, capability.verb, capability.resource):
             raise GrantRefused(f"the issuer may not give {capability.verb} on {capability.resource}")
-    if not set(child.channels) <= set(parent.channels) and parent.ring == child.ring:
-        raise GrantRefused("the grant names a channel that its issuer has not")
+    for channel in child.channels:
+        if not speaks_on(parent, channel):
+            raise GrantRefused(f"the grant names channel {channel}, which its issuer has not")
     for prefix in child.prefixes:
         if not any(_within_prefix(prefix, outer) for outer in parent.prefixes):
             raise GrantRefused(f"prefix {prefix} lies outside its issuer's")

@@ -37,6 +37,7 @@ SKEW_US: Final = 60_000_000
 OPERATOR_ROLE: Final = 2
 SUPERVISOR_ROLE: Final = 3
 CHANNEL: Final = "ring0"
+CHANNELS: Final = (CHANNEL, "ring1")
 PREFIXES: Final = ("10.80.0.0/16", "127.64.0.0/16", "fd00::/8", "::1/128")
 
 
@@ -189,7 +190,7 @@ def _ring0_grant(foundation: Foundation, keyring: Keyring, now: int) -> Grant:
             curve=keyring.curve.public.hex(),
         ),
         allowed=everything("cloud"),
-        channels=(CHANNEL,),
+        channels=CHANNELS,
         prefixes=PREFIXES,
         not_before=now - SKEW_US,
         expiry=now + ROOT_DAYS * DAY_US,
@@ -208,7 +209,7 @@ def _operator_grant(foundation: Foundation, keyring: Keyring, parent: str, now: 
         compartment="cloud",
         keys=PublicKeys(message=keyring.message.public.hex(), curve=keyring.curve.public.hex()),
         allowed=everything("cloud"),
-        channels=(CHANNEL,),
+        channels=CHANNELS,
         not_before=now - SKEW_US,
         expiry=now + OPERATOR_DAYS * DAY_US,
         parent=parent,

@@ -31,6 +31,11 @@ RUNTIME_INSIDE: Final = "/opt/enjin"
 INIT_SOCKET: Final = "run/init.sock"
 
 
+def channel_of(node: str) -> str:
+    """Return the name of the private channel of ring 1 node *node*."""
+    return f"ring1.{node}"
+
+
 class Offspring:
     """The keys of one ring 1 node, kept under ``ring0/children/<node>`` of the state directory."""
 
@@ -65,7 +70,7 @@ class Offspring:
                     curve=keys.curve.public.hex(),
                 ),
                 allowed=everything("cloud"),
-                channels=(self.node,),
+                channels=(channel_of(self.node),),
                 prefixes=tuple(prefixes),
                 not_before=max(now - SKEW_US, parent.not_before),
                 expiry=min(now + GRANT_DAYS * DAY_US, parent.expiry),

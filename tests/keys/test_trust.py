@@ -50,7 +50,7 @@ def public(keyring: Keyring) -> PublicKeys:
 def ring0_grant(trust: TrustSet, keyring: Keyring) -> Grant:
     return Grant(
         v=1, cloud=str(trust.cloud), subject="n-0", role=3, keys=public(keyring), ring=0, depth=3, compartment="cloud",
-        allowed=(Capability("app", "cloud"), Capability("node", "cloud")), channels=("ring0",), prefixes=("10.80.0.0/16",),
+        allowed=(Capability("app", "cloud"), Capability("node", "cloud")), channels=("ring0", "ring1"), prefixes=("10.80.0.0/16",),
         quotas={"apps": 10}, not_before=NOW - HOUR, expiry=NOW + YEAR, autonomy=HOUR,
     )  # fmt: skip
 
@@ -58,7 +58,7 @@ def ring0_grant(trust: TrustSet, keyring: Keyring) -> Grant:
 def ring1_grant(trust: TrustSet, keyring: Keyring, parent: str) -> Grant:
     return Grant(
         v=1, cloud=str(trust.cloud), subject="n-1", role=3, keys=public(keyring), ring=1, depth=2, compartment="cloud/site",
-        allowed=(Capability("app", "cloud/site"),), channels=("n-1",), prefixes=("10.80.16.0/20",), quotas={"apps": 5},
+        allowed=(Capability("app", "cloud/site"),), channels=("ring1.n-1",), prefixes=("10.80.16.0/20",), quotas={"apps": 5},
         not_before=NOW, expiry=NOW + HOUR, autonomy=HOUR, parent=parent,
     )  # fmt: skip
 
@@ -91,6 +91,7 @@ WIDER: dict[str, Callable[[Grant], Grant]] = {
     "prefix": lambda grant: msgspec.structs.replace(grant, prefixes=("10.81.0.0/16",)),
     "prefix wider": lambda grant: msgspec.structs.replace(grant, prefixes=("10.80.0.0/15",)),
     "compartment": lambda grant: msgspec.structs.replace(grant, compartment="clouds"),
+    "channel": lambda grant: msgspec.structs.replace(grant, channels=("ring10",)),
     "quota": lambda grant: msgspec.structs.replace(grant, quotas={"apps": 11}),
     "quota unknown": lambda grant: msgspec.structs.replace(grant, quotas={"nodes": 1}),
     "expiry": lambda grant: msgspec.structs.replace(grant, expiry=NOW + YEAR + 1),
