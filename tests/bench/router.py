@@ -74,7 +74,8 @@ def haproxy_alone() -> Iterator[int]:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         (folder / "haproxy.cfg").write_text(CONFIGURATION.format(front=base + 1, app=base), encoding="utf-8")
-        for command, cwd in ((["sh", "-c", f"exec {line.group(1)}"], HELLO), (["haproxy", "-db", "-f", str(folder / "haproxy.cfg")], folder)):
+        proxy = ["haproxy", "-db", "-f", str(folder / "haproxy.cfg")]
+        for command, cwd in ((["sh", "-c", f"exec {line.group(1)}"], HELLO), (proxy, folder)):
             process = stack.enter_context(
                 subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             )
@@ -95,5 +96,6 @@ def measure(cloud: Cloud) -> list[Row]:
         for _ in range(TURNS):
             ours.append(requests_per_s(host, port, f"hello.localhost:{port}"))
             theirs.append(requests_per_s("127.0.0.1", alone, f"hello.localhost:{alone}"))
-    print(f"  router: {statistics.median(ours):.0f}/s through enjin, {statistics.median(theirs):.0f}/s through HAProxy alone", file=sys.stderr)
-    return rows("router_ratio", statistics.median(ours) / statistics.median(theirs), [Peer("HAProxy alone, app by hand", 1.0)])
+    through, alone_rate = statistics.median(ours), statistics.median(theirs)
+    print(f"  router: {through:.0f}/s through enjin, {alone_rate:.0f}/s through HAProxy alone", file=sys.stderr)
+    return rows("router_ratio", through / alone_rate, [Peer("HAProxy alone, app by hand", 1.0)])
