@@ -174,9 +174,9 @@ class MemoryNetwork:
     A reordered message is held until the next one to the same participant has passed it, or until ``release``.
     """
 
-    def __init__(self, faults: Faults = Faults(), seed: int = 0) -> None:  # noqa: B008 - frozen
+    def __init__(self, faults: Faults = Faults(), seed: int = 0) -> None:
         self.faults = faults
-        self._random = random.Random(seed)  # noqa: S311 - a simulation, not a secret
+        self._random = random.Random(seed)
         self._members: dict[str, MemoryTransport] = {}
         self._cut: set[tuple[str, str]] = set()
         self._held: dict[str, list[tuple[str, bytes]]] = {}

@@ -75,7 +75,9 @@ class Hub:
         self._rate = Buckets(PER_KEY_PER_SECOND, 2 * PER_KEY_PER_SECOND, KEYS_MAX)
         self.endpoints = (config.endpoint, config.endpoint + PUBLISH_SUFFIX)
         given = (config.pull_fd, config.publish_fd)
-        self._listeners = [socket.socket(fileno=fd) if fd >= 0 else listen(path, config.mode) for path, fd in zip(self.endpoints, given, strict=True)]
+        self._listeners = [
+            socket.socket(fileno=fd) if fd >= 0 else listen(path, config.mode) for path, fd in zip(self.endpoints, given, strict=True)
+        ]
         self.context: zmq.Context[Any] = zmq.Context(io_threads=1)
         self._zap = self.context.socket(zmq.REP)
         self._zap.linger = 0
@@ -137,7 +139,8 @@ class Hub:
     def _authenticate(self, parts: list[Any]) -> None:
         """Answer one ZAP request. Source: ZeroMQ RFC 27."""
         frames = [part.bytes for part in parts]
-        key = z85.encode(frames[6]) if len(frames) == 7 and frames[2] == ZAP_DOMAIN and frames[5] == b"CURVE" and len(frames[6]) == 32 else b""
+        well_formed = len(frames) == 7 and frames[2] == ZAP_DOMAIN and frames[5] == b"CURVE" and len(frames[6]) == 32
+        key = z85.encode(frames[6]) if well_formed else b""
         if self._admitting:
             # No cut here: a socket must not be replaced while its own request is being answered; the next step does it.
             self.allowed.peek()

@@ -73,7 +73,7 @@ def check_libzmq(version: tuple[int, ...] | None = None, curve: bool | None = No
     """Check that libzmq is not older than 4.3.4 and has CURVE. Raises: HubRefused."""
     version = tuple(zmq.zmq_version_info()) if version is None else version
     if version < LIBZMQ_FLOOR:
-        raise HubRefused(f"libzmq {'.'.join(map(str, version))} is older than 4.3.4, whose predecessors can be attacked before they check a key")
+        raise HubRefused(f"libzmq {'.'.join(map(str, version))} is older than 4.3.4", hint="install pyzmq 27 or later")
     if not (zmq.has("curve") if curve is None else curve):
         raise HubRefused("this libzmq was built without CURVE")
 

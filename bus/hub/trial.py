@@ -38,9 +38,9 @@ def try_strangers(hub: Hub) -> None:
     hub.allowed.extra = frozenset({good})
     knocks = []
     try:
-        for which in STRANGERS:
-            knocks += [_knock(hub, zmq.PUSH, which, (bad, bad_secret), subject), _knock(hub, zmq.SUB, which, (bad, bad_secret), subject)]
-        knocks += [_knock(hub, zmq.SUB, "good key", (good, good_secret), subject), _knock(hub, zmq.PUSH, "good key", (good, good_secret), subject)]
+        for kind in (zmq.PUSH, zmq.SUB):
+            knocks += [_knock(hub, kind, who, (bad, bad_secret), subject) for who in STRANGERS]
+            knocks.append(_knock(hub, kind, "good key", (good, good_secret), subject))
         _watch(hub, knocks, subject)
     finally:
         hub.allowed.extra = frozenset()
@@ -68,7 +68,7 @@ def _knock(hub: Hub, kind: int, who: str, pair: tuple[bytes, bytes], subject: by
 
 def _watch(hub: Hub, knocks: list[_Knock], subject: bytes) -> None:
     outside = {knock for knock in knocks if knock.who in STRANGERS}
-    listener, speaker = (knock.socket for knock in knocks if knock.who == "good key")
+    speaker, listener = (knock.socket for knock in knocks if knock.who == "good key")
     heard = False
     deadline = monotonic_s() + DEADLINE_S
     while outside or not heard:

@@ -1,0 +1,190 @@
+"""The asking half: seal a wish or a question, publish it, wait for the answer that verifies.
+
+Owns the waiting and the repeating: the same request id with a fresh seal, with backoff, until the deadline; whoever
+decides answers a repeated command with its stored reply. Learns the offset to cloud time from a verified answer.
+
+INV-CAL-1: an answer is believed only when its signer is the responder we asked, its audience is us, and its ``re`` is
+the hash of a frame that we sent for this request.
+INV-CAL-2: what we repeat has the same request id and the same body, so it takes effect once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from bus.envelope import Behalf, open_frame
+from bus.messages import Command, Query, Reply
+from bus.opening import Opened, Opening
+from bus.replay import ReplayGuard
+from bus.speaker import Speaker, reply_subject
+from bus.stages import NotFresh, StageRefused, WrongAudience, WrongSubject
+from bus.transport import Transport, TransportFull
+from enjin.canonical import Malformed, NotCanonical, parse
+from enjin.errors import Unreachable
+from enjin.host import monotonic_s, random_bytes, request_id
+from enjin.log import get
+from keys.trust import TrustSet
+
+COMMAND_DEADLINE_S: Final = 30.0
+QUERY_DEADLINE_S: Final = 10.0
+FIRST_WAIT_S: Final = 1.0
+WAIT_MAX_S: Final = 8.0
+WORDS: Final = frozenset({"reply", "seen"})
+_log = get("bus.caller")
+
+Follower = Callable[[Opened], Awaitable[None] | None]
+
+
+class _Request:
+    """One request under way: the hashes of what was sent for it, and the answer when it came."""
+
+    def __init__(self, rid: str) -> None:
+        self.rid = rid
+        self.subject = reply_subject(rid)
+        self.digests: set[str] = set()
+        self.answer: asyncio.Future[tuple[Reply, int]] = asyncio.get_running_loop().create_future()
+
+
+class Caller:
+    """Asks one responder over one transport.
+
+    Args:
+        transport: Where to publish and to hear the answers.
+        speaker: Who we are.
+        trust: What we believe.
+        responder: The subject id that must have signed the answers.
+        audience: Whom the requests are for: the responder, or its domain; the responder when empty.
+        ring: The ring of the channel.
+    """
+
+    def __init__(
+        self, transport: Transport, speaker: Speaker, trust: TrustSet, *, responder: str, audience: str = "", ring: int = 0
+    ) -> None:
+        self.transport = transport
+        self.speaker = speaker
+        self.responder = responder
+        self.audience = audience or responder
+        self.counters: collections.Counter[str] = collections.Counter()
+        self._waiting: dict[str, list[_Request]] = {}
+        self._started = False
+        self._opening = Opening(
+            trust=trust,
+            channel=speaker.channel,
+            audiences=frozenset({speaker.issuer, speaker.channel}),
+            words=WORDS,
+            clock=speaker.now,
+            guard=ReplayGuard(0),
+            ring=ring,
+        )
+
+    async def start(self) -> None:
+        """Begin to hear answers; ``command`` and ``query`` do it by themselves."""
+        if not self._started:
+            self._started = True
+            await self.transport.subscribe("reply", self._hear)
+
+    async def command(
+        self, wish: Command, *, reason: str = "", rid: str = "", deadline_s: float = COMMAND_DEADLINE_S, behalf: Behalf | None = None
+    ) -> Reply:
+        """Ask for *wish* and return the verified answer, refusals included.
+
+        Args:
+            reason: Why, for the journal.
+            rid: The request's id and idempotency key; a fresh one when empty.
+            deadline_s: How long to go on asking.
+            behalf: For whom we, being a door, ask.
+
+        Raises:
+            Unreachable: No verified answer until the deadline; whether it took effect is open: ask again with *rid*.
+        """
+        return await self._ask("command." + wish.KIND, wish, reason, rid, deadline_s, behalf)
+
+    async def query(self, query: Query, *, deadline_s: float = QUERY_DEADLINE_S, behalf: Behalf | None = None) -> Reply:
+        """Ask *query* and return the verified answer. Raises: Unreachable."""
+        return await self._ask("query." + query.KIND, query, "", "", deadline_s, behalf)
+
+    async def follow(self, prefix: str, follower: Follower) -> None:
+        """Call *follower* with every verified observation under *prefix* (``seen.instance``), each once."""
+
+        def take(subject: str, frame: bytes) -> Awaitable[None] | None:
+            try:
+                opened = self._opening.verify(frame, channel=self.speaker.channel, subject=subject)
+                self._opening.reserve(opened)
+            except StageRefused as error:
+                self._refused(error, subject)
+                return None
+            return follower(opened)
+
+        await self.transport.subscribe(prefix, take)
+
+    async def _ask(self, subject: str, body: Command | Query, reason: str, rid: str, deadline_s: float, behalf: Behalf | None) -> Reply:
+        await self.start()
+        request = _Request(rid or str(request_id(self.speaker.now())))
+        self._waiting.setdefault(request.subject, []).append(request)
+        deadline = monotonic_s() + deadline_s
+        wait_s = FIRST_WAIT_S
+        shifted = False
+        try:
+            while (left := deadline - monotonic_s()) > 0:
+                sent_at = self.speaker.now()
+                frame = self.speaker.seal(subject, body, audience=self.audience, rid=request.rid, reason=reason, behalf=behalf)
+                request.digests.add(open_frame(frame).digest)
+                try:
+                    await self.transport.publish(subject, frame)
+                    reply, time = await asyncio.wait_for(asyncio.shield(request.answer), min(left, wait_s * _jitter()))
+                except (TimeoutError, TransportFull):
+                    self.counters["repeated"] += 1
+                    wait_s = min(wait_s * 2, WAIT_MAX_S)
+                    continue
+                if reply.code != NotFresh.code or shifted:
+                    return reply
+                shifted = True  # our clock and cloud time differ: the verified refusal tells by how much
+                self.speaker.offset_us += time - sent_at
+                request.answer = asyncio.get_running_loop().create_future()
+            raise Unreachable(f"no answer to {subject} within {deadline_s:g} s", request=request.rid)
+        finally:
+            self._forget(request)
+
+    def _forget(self, request: _Request) -> None:
+        waiting = self._waiting[request.subject]
+        waiting.remove(request)
+        if not waiting:
+            del self._waiting[request.subject]
+        request.answer.cancel()
+
+    def _hear(self, subject: str, frame: bytes) -> None:
+        """Take an answer, if one of our requests waits under *subject*."""
+        if subject not in self._waiting:
+            return
+        try:
+            opened = self._opening.verify(frame, channel=self.speaker.channel, subject=subject)
+            self._match(opened)
+        except StageRefused as error:
+            self._refused(error, subject)
+        except (Malformed, NotCanonical) as error:
+            self.counters["canonical"] += 1
+            _log.warning("reply.refused", stage="canonical", code=error.code, subject=subject)
+
+    def _match(self, opened: Opened) -> None:
+        """Give the answer to the request that it names. It is fresh because our request was."""
+        statement = opened.statement
+        if statement.iss != self.responder:
+            raise WrongAudience("the answer comes from somebody we did not ask")
+        for request in self._waiting[statement.kind]:
+            if request.rid == statement.rid and statement.re in request.digests:
+                if not request.answer.done():
+                    request.answer.set_result((parse(statement.body, Reply), statement.time))
+                return
+        raise WrongSubject("the answer names a request that we did not send")
+
+    def _refused(self, error: StageRefused, subject: str) -> None:
+        self.counters[error.stage] += 1
+        _log.warning("reply.refused", stage=error.stage, code=error.code, subject=subject)
+
+
+def _jitter() -> float:
+    """Return a factor from 0.75 to 1.25, so that callers do not repeat in step."""
+    return 0.75 + random_bytes(1)[0] / 510

@@ -1,0 +1,290 @@
+"""From bytes to handler and back: every stage in order, for every door.
+
+Owns the receiving half of a daemon: ``bus.opening``'s stages, then permission, freshness, replay, the handler, and the
+signed answer. Commands go to the injected ``decide`` (the journal), queries to ``answer``, observations to ``observe``.
+Whoever was not verified gets nothing back, neither text nor code.
+
+INV-DIS-1: nothing reaches a handler that has not passed every stage, whichever door it came through.
+INV-DIS-2: a handler is found in the closed table, never by a name looked up on an object.
+INV-DIS-3: a door that speaks for an account is believed only when it is this daemon's own, and then the account counts.
+"""
+
+from __future__ import annotations
+
+import collections
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from bus.caller import Caller
+from bus.envelope import BULK_MAX, Behalf
+from bus.messages import Asker, Command, Moment, Query, Question, Reply, Role, Rule, Table, UnknownKind
+from bus.opening import Opened, Opening
+from bus.rate import Buckets
+from bus.replay import ReplayGuard
+from bus.speaker import Speaker, reply_subject
+from bus.stages import NotAllowed, NotStrict, Replayed, StageRefused, TooBig, WrongKind
+from bus.transport import Transport
+from enjin.canonical import canonical, parse
+from enjin.errors import EnjinError, Invalid, InvariantError, code_of
+from enjin.host import clock as host_clock
+from enjin.log import get
+from keys.grants import within_path
+from keys.trust import TrustSet
+
+__all__ = ["Caller", "Dispatcher", "Handlers", "Place", "Seen"]
+
+WORDS: Final = frozenset({"command", "query", "seen"})
+LOGGED_PER_SECOND, LOGGED_BURST = 10, 100
+REPLY_OVERHEAD_BYTES: Final = 4096
+_log = get("bus.dispatch")
+
+
+class Seen(NamedTuple):
+    """A verified observation: its kind, its body still unparsed, who saw it and what that grant may do."""
+
+    kind: str
+    body: msgspec.Raw
+    opened: Opened
+
+
+class Handlers(NamedTuple):
+    """What a daemon does with a message that passed every stage.
+
+    ``decide(rule, wish, moment, frame)`` returns the Reply; ``moment.time`` is the receiver's cloud time, the journal
+    makes its own. ``answer`` returns anything canonical JSON can hold. ``account`` returns the asker that a token of
+    this daemon's own door stands for, None when it stands for nobody any more.
+    """
+
+    decide: Callable[[Rule, Command, Moment, bytes], Awaitable[Reply]]
+    answer: Callable[[Question, Query, Asker], Any]
+    observe: Callable[[Seen], Awaitable[None] | None] | None = None
+    account: Callable[[Behalf], Asker | None] | None = None
+
+
+class Place(NamedTuple):
+    """Where a dispatcher stands: its subject id, the domain it decides, its channel, its ring, its compartment's path."""
+
+    node: str
+    domain: str
+    channel: str
+    ring: int
+    path: str
+
+
+class Dispatcher:
+    """The receiving half of one daemon.
+
+    Args:
+        place: Where it stands.
+        table: Every kind it takes.
+        trust: What it believes.
+        speaker: Signs its answers.
+        handlers: What it does.
+        world: Returns the World that a rule's ``compartment`` looks into.
+        locate: Turns a compartment's name into its path; None: a child of the place's own path.
+    """
+
+    def __init__(
+        self,
+        *,
+        place: Place,
+        table: Table,
+        trust: TrustSet,
+        speaker: Speaker,
+        handlers: Handlers,
+        world: Callable[[], Any] = lambda: None,
+        locate: Callable[[str], str] | None = None,
+    ) -> None:
+        self.place = place
+        self.table = table
+        self.trust = trust
+        self.speaker = speaker
+        self.handlers = handlers
+        self.counters: collections.Counter[str] = collections.Counter()
+        self._world = world
+        self._locate = locate or self._below
+        self._logged = Buckets(LOGGED_PER_SECOND, LOGGED_BURST)
+        self._opening = Opening(
+            trust=trust,
+            channel=place.channel,
+            audiences=frozenset({place.node, place.domain}),
+            words=WORDS,
+            clock=speaker.now,
+            guard=ReplayGuard(speaker.now()),
+            ring=place.ring,
+        )
+
+    async def serve(self, transport: Transport, connection: str = "bus") -> None:
+        """Take commands, queries and observations from *transport*, and publish the answers there."""
+
+        async def take(subject: str, frame: bytes) -> None:
+            answer = await self.take(frame, channel=self.place.channel, subject=subject, connection=connection)
+            if answer is not None:
+                await transport.publish(answer.subject, answer.frame)
+
+        for word in sorted(WORDS):
+            await transport.subscribe(word, take)
+
+    async def handle(self, frame: bytes, *, channel: str, subject: str = "", door: str = "bus", connection: str = "") -> bytes | None:
+        """Take one frame through every stage and return the signed answer's frame; None when there is none. See ``take``."""
+        answer = await self.take(frame, channel=channel, subject=subject, door=door, connection=connection)
+        return None if answer is None else answer.frame
+
+    async def take(self, frame: bytes, *, channel: str, subject: str = "", door: str = "bus", connection: str = "") -> Answered | None:
+        """Take one frame through every stage and return the signed answer; None when there is none to give.
+
+        Args:
+            frame: Exactly as received.
+            channel: The channel it arrived on.
+            subject: The subject it arrived under; empty where the door has none to compare with.
+            door: ``bus``, ``http``, ``pipe``: stands in the journal as how the asker came in.
+            connection: Whose share of the rate it costs.
+        """
+        opened: Opened | None = None
+        try:
+            opened = self._opening.verify(frame, channel=channel, subject=subject, connection=connection or door)
+            handler = self._prepare(opened, door)
+            self._opening.reserve(opened)
+        except StageRefused as error:
+            self._refused(error, opened, subject, frame)
+            # A repeated frame gets no second answer on the bus: it would race with the first one's.
+            if opened is None or opened.word == "seen" or (isinstance(error, Replayed) and door == "bus"):
+                return None
+            return self._answer(opened, _refusal(error))
+        self.counters["passed"] += 1
+        reply = await self._run(opened, handler)
+        return None if reply is None else self._answer(opened, reply)
+
+    def _prepare(self, opened: Opened, door: str) -> Callable[[], Any]:
+        """Return what will be run for *opened*, after the check of permission. Raises: StageRefused."""
+        if opened.word == "seen":
+            self._permit(opened, Role.NOBODY, opened.authority.grant.compartment, self._own_asker(opened, door))
+            seen = Seen(opened.kind, opened.statement.body, opened)
+            return lambda: self.handlers.observe(seen) if self.handlers.observe else None
+        asker = self._asker(opened, door)
+        moment = Moment(time=self.speaker.now(), request=opened.statement.rid, asker=asker)
+        if opened.word == "command":
+            rule = self._find(self.table.rule, opened.kind)
+            wish = _body(opened, rule.command)
+            self._permit(opened, rule.allow, self._touched(rule, wish), asker)
+            return lambda: self.handlers.decide(rule, wish, moment, opened.data)
+        question = self._find(self.table.question, opened.kind)
+        query = _body(opened, question.query)
+        self._permit(opened, question.allow, self._touched(question, query), asker)
+        return lambda: self.handlers.answer(question, query, asker)
+
+    def _find(self, look_up: Callable[[str], Any], kind: str) -> Any:
+        try:
+            return look_up(kind)
+        except UnknownKind as error:
+            raise WrongKind(error.message) from error
+
+    def _own_asker(self, opened: Opened, door: str) -> Asker:
+        grant = opened.authority.grant
+        role = Role(grant.role) if grant.role in tuple(Role) else Role.NOBODY
+        return Asker(id=grant.subject, role=role, compartment=grant.compartment, door=door, reason=opened.statement.reason)
+
+    def _asker(self, opened: Opened, door: str) -> Asker:
+        """Return who wants this: the signer, or the account that our own door speaks for."""
+        behalf = opened.statement.behalf
+        if behalf is None:
+            return self._own_asker(opened, door)
+        if opened.statement.iss != self.place.node or self.handlers.account is None:
+            raise NotAllowed("only this daemon's own door may speak for an account")
+        found = self.handlers.account(behalf)
+        if found is None or found.id != behalf.account:
+            raise NotAllowed("the token stands for nobody", hint="it was revoked, or its account is gone: make another token")
+        return msgspec.structs.replace(found, token=behalf.token, door=behalf.door, reason=opened.statement.reason)
+
+    def _touched(self, row: Rule | Question, message: Any) -> str:
+        """Return the path of the compartment that *message* touches: the whole domain where the row names none."""
+        if row.compartment is None:
+            return self.place.path
+        try:
+            return self._locate(row.compartment(message, self._world()))
+        except EnjinError as error:
+            raise NotAllowed(error.message, hint=error.hint) from error
+
+    def _below(self, name: str) -> str:
+        if not name or within_path(name, self.place.path):
+            return name or self.place.path
+        return f"{self.place.path}/{name}"
+
+    def _permit(self, opened: Opened, allow: Role, touched: str, asker: Asker) -> None:
+        if asker.role < allow:
+            raise NotAllowed(f"{opened.kind} needs the role {allow.name.lower()}, you have {asker.role.name.lower()}")
+        if not opened.authority.covers(opened.kind, touched):
+            raise NotAllowed(f"the grant does not cover {opened.kind} on {touched}")
+        if opened.statement.behalf is None:
+            bound = asker.compartment
+        elif asker.compartment:
+            bound = self._locate(asker.compartment)
+        else:
+            bound = self.place.path if asker.role >= Role.OPERATOR else ""
+        if not within_path(touched, bound):
+            raise NotAllowed(f"{touched} lies outside {bound or 'nothing'}, which is what you may touch")
+
+    async def _run(self, opened: Opened, handler: Callable[[], Any]) -> Reply | None:
+        try:
+            result = handler()
+            if inspect.isawaitable(result):
+                result = await result
+        except EnjinError as error:
+            self.counters["handler"] += 1
+            level = _log.error if isinstance(error, InvariantError) else _log.info
+            level("message.failed", stage="handler", kind=opened.kind, signer=opened.statement.iss, id=opened.statement.rid, error=error)
+            return None if opened.word == "seen" else _refusal(error)
+        except Exception:
+            self.counters["defect"] += 1
+            _log.exception("message.failed", stage="handler", kind=opened.kind, signer=opened.statement.iss, id=opened.statement.rid)
+            return (
+                None if opened.word == "seen" else Reply(ok=False, code=InvariantError.code, message="the daemon failed; its log says why")
+            )
+        self.counters["handled"] += 1
+        if opened.word == "seen":
+            return None
+        _log.info("message.handled", kind=opened.statement.kind, signer=opened.statement.iss, id=opened.statement.rid)
+        return result if isinstance(result, Reply) else Reply(ok=True, result=msgspec.Raw(canonical(result)))
+
+    def _answer(self, opened: Opened, reply: Reply) -> Answered:
+        if len(reply.result) > BULK_MAX - REPLY_OVERHEAD_BYTES:
+            reply = _refusal(TooBig("the answer is larger than a message may be", hint="ask for less at once"))
+        subject = reply_subject(opened.statement.rid)
+        frame = self.speaker.seal(subject, reply, audience=opened.statement.iss, rid=opened.statement.rid, re=opened.frame.digest)
+        return Answered(subject, frame, reply)
+
+    def _refused(self, error: StageRefused, opened: Opened | None, subject: str, frame: bytes) -> None:
+        self.counters[error.stage] += 1
+        if self._logged.take(error.stage, host_clock().boot_us):
+            _log.warning(
+                "message.refused",
+                stage=error.stage,
+                code=error.code,
+                why=error.message,
+                subject=subject[:128],
+                frame_bytes=len(frame),
+                signer=opened.statement.iss if opened else None,
+                id=opened.statement.rid if opened else None,
+            )
+
+
+class Answered(NamedTuple):
+    """A signed answer: under which subject it goes out, its frame, and what stands in it."""
+
+    subject: str
+    frame: bytes
+    reply: Reply
+
+
+def _body(opened: Opened, shape: type[Any]) -> Any:
+    try:
+        return parse(opened.statement.body, shape)
+    except Invalid as error:
+        raise NotStrict(error.message) from error
+
+
+def _refusal(error: EnjinError) -> Reply:
+    return Reply(ok=False, code=code_of(error), message=error.message, hint=error.hint)
