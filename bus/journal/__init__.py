@@ -1,0 +1,43 @@
+"""The journal of one domain: append, follow, verify, checkpoint; SQLite through SQLAlchemy Core.
+
+    journal = Journal.open(url, identity=…, world_factory=World, facts=FACTS, projection=WorldTables())
+    outcome = await journal.decide(Cause.of(frame, …), rule, wish, moment_of)
+    verification = verify(url, keys_for)
+    follower = Follower.open(url, cloud=…, domain=…, keys_for=…);  follower.append(stretch)
+
+Imports the ground, keys, ``bus.messages`` and SQLAlchemy Core. Knows no domain and no World: both are injected.
+"""
+
+from bus.journal.checkpoint import Checkpoint, Cosigned, check_cosigned, cosign
+from bus.journal.deciding import Outcome
+from bus.journal.entry import Cause, Commit, Entry, Head, JournalIdentity, StoredEntry, Stretch, read_stretch
+from bus.journal.journal import Journal
+from bus.journal.listing import Filters, Line
+from bus.journal.reader import Reader
+from bus.journal.replay import Facts, Replayed, read_entry, replay
+from bus.journal.store import Projection
+
+__all__ = [
+    "Cause",
+    "Checkpoint",
+    "Commit",
+    "Cosigned",
+    "Entry",
+    "Facts",
+    "Filters",
+    "Head",
+    "Journal",
+    "JournalIdentity",
+    "Line",
+    "Outcome",
+    "Projection",
+    "Reader",
+    "Replayed",
+    "StoredEntry",
+    "Stretch",
+    "check_cosigned",
+    "cosign",
+    "read_entry",
+    "read_stretch",
+    "replay",
+]
