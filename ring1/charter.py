@@ -1,0 +1,150 @@
+"""The charter of this domain: receiving it from the ring above, what it delegates now, and keys it says no longer to believe.
+
+Owns ``charter.receive`` and ``trust.revoke``. The daemon has verified every signature before it passes them on as wishes of
+its own; what stands in a frame is read here from the very bytes that were verified. Pure. Drafting charters is ring 0's matter.
+
+INV-CHR-1: a charter of a lower or equal version, of a lower epoch, or of another domain or cloud is refused.
+INV-CHR-2: nothing is delegated but by the charter in force; before the first one this domain may do nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Final
+
+from bus.messages import Asker, Command, Fact, Moment, Query, Question, Role, Rule
+from compartments import charter
+from compartments.charter import CharterRefused
+from compartments.facts.accounts import KeyEnrolled, KeyRevoked
+from compartments.facts.charters import CharterReceived
+from compartments.facts.places import EndpointSet
+from compartments.rows import Charter, Grant, RevokedKey
+from compartments.world import World
+from enjin.canonical import from_text, parse
+from enjin.errors import NotFound
+from enjin.names import KeyId
+from keys.frame import CHARTER, Frame, open_frame
+from keys.grants import read_grant
+from keys.signing import key_id
+
+API: Final = "api1"
+ROUTER: Final = "router"
+
+
+class NoCharter(NotFound):
+    """The ring above has not delegated anything to this domain yet."""
+
+    code = "E-CHA-101"
+    remedy = "`enjin up` makes ring 0 send it"
+
+
+class ReceiveCharter(Command, kind="charter.receive"):
+    """Follow a charter that the ring above signed: *frame* is its signed bytes as base64url."""
+
+    frame: str
+
+
+class RevokeKey(Command, kind="trust.revoke"):
+    """Believe a key no longer, nor anything it granted."""
+
+    key: KeyId
+    reason: str = ""
+
+
+class ShowCharter(Query, kind="charter.show"):
+    """What the ring above delegated to this domain."""
+
+
+def open_charter(text: str) -> tuple[charter.Charter, Frame]:
+    """Return what the frame *text* says; its signature is the caller's matter.
+
+    Raises:
+        CharterRefused: The frame holds something else.
+        BadFrame, Malformed, NotCanonical.
+    """
+    frame = open_frame(from_text(text))
+    if frame.type != CHARTER:
+        raise CharterRefused("the frame does not hold a charter")
+    return parse(frame.payload, charter.Charter), frame
+
+
+@lru_cache(maxsize=8)
+def _known(text: str) -> charter.Charter:
+    return open_charter(text)[0]
+
+
+def in_force(world: World) -> charter.Charter | None:
+    """Return the charter that this domain follows; None before the first."""
+    rows = world.all(Charter)
+    return _known(rows[0].frame) if rows else None
+
+
+def receive(wish: ReceiveCharter, world: World, at: Moment) -> Iterator[Fact]:
+    """Follow a newer charter: its compartments, blocks and ports are ours, its grants are known, its revoked keys are not believed.
+
+    Raises:
+        CharterRefused: For another domain or cloud, or unreadable.
+        StaleCharter: Not newer than the one in force.
+    """
+    new, frame = open_charter(wish.frame)
+    old = in_force(world)
+    cloud, domain = (old.cloud, old.domain) if old is not None else (new.cloud, new.domain)
+    charter.check_succession(old, new, cloud=cloud, domain=domain)
+    yield CharterReceived(charter=new, hash=frame.digest, frame=wish.frame, time=at.time)
+    for name, port in ((API, new.api_port), (ROUTER, new.router_port)):
+        if port:
+            yield EndpointSet(name=name, address=new.address, port=port, ring=1)
+    for text in new.grants:
+        yield from _enroll(text, world, at)
+
+
+def _enroll(text: str, world: World, at: Moment) -> Iterator[Fact]:
+    frame = open_frame(from_text(text))
+    if world.get(Grant, frame.digest) is not None:
+        return
+    grant = read_grant(frame)
+    yield KeyEnrolled(
+        grant=frame.digest,
+        key=str(key_id(bytes.fromhex(grant.keys.message))),
+        subject=grant.subject,
+        role=grant.role,
+        ring=grant.ring,
+        compartment=grant.compartment,
+        not_before=grant.not_before,
+        expiry=grant.expiry,
+        frame=text,
+        time=at.time,
+    )
+
+
+def revoke(wish: RevokeKey, world: World, at: Moment) -> Iterator[Fact]:
+    """Note that a key is believed no longer; once noted, it stays."""
+    if world.get(RevokedKey, wish.key) is None:
+        number = max((row.number for row in world.all(RevokedKey)), default=0) + 1
+        yield KeyRevoked(key=wish.key, number=number, by=at.asker.id, reason=wish.reason[:200], time=at.time)
+
+
+def show(_query: ShowCharter, world: World, _asker: Asker) -> object:
+    """Return the charter in force. Raises: NoCharter."""
+    given = in_force(world)
+    if given is None:
+        raise NoCharter("this domain has no charter yet")
+    return {
+        "domain": given.domain,
+        "cloud": given.cloud,
+        "version": given.version,
+        "epoch": given.epoch,
+        "decider": given.decider,
+        "blocks": [block.ipv4 for block in given.blocks],
+        "quotas": {"apps": given.quotas.apps, "memory_bytes": given.quotas.memory_bytes, "processes": given.quotas.processes},
+        "compartments": [place.name for place in given.compartments],
+        "revoked": len(world.all(RevokedKey)),
+    }
+
+
+TABLE: Final = (
+    Rule(ReceiveCharter, receive, allow=Role.SUPERVISOR),
+    Rule(RevokeKey, revoke, allow=Role.SUPERVISOR),
+    Question(ShowCharter, show, allow=Role.OPERATOR),
+)
