@@ -86,8 +86,9 @@ def compile_tree(tree: Path, app_root: str) -> None:
     """
     # Sources that do not compile are the app's own affair, and so are those that overwhelm the compiler.
     with contextlib.suppress(RecursionError, MemoryError, ValueError):
+        place = str(tree)
         compileall.compile_dir(
-            str(tree), 64, quiet=2, force=True, stripdir=str(tree), prependdir=app_root, limit_sl_dest=str(tree), invalidation_mode=_UNCHECKED
+            place, 64, quiet=2, force=True, stripdir=place, prependdir=app_root, limit_sl_dest=place, invalidation_mode=_UNCHECKED
         )
 
 

@@ -19,14 +19,24 @@ _RANGE: Final = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 _TAGS_MAX: Final = 10_000
 _PIECE: Final = 65_536
 _TYPES: Final = {
-    "html": "text/html; charset=utf-8", "htm": "text/html; charset=utf-8", "css": "text/css; charset=utf-8",
-    "js": "text/javascript; charset=utf-8", "mjs": "text/javascript; charset=utf-8", "json": "application/json",
-    "map": "application/json", "txt": "text/plain; charset=utf-8", "md": "text/markdown; charset=utf-8",
-    "csv": "text/csv; charset=utf-8", "xml": "application/xml", "svg": "image/svg+xml", "png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "gif": "image/gif",
-    "webp": "image/webp", "avif": "image/avif", "ico": "image/vnd.microsoft.icon", "pdf": "application/pdf", "wasm": "application/wasm",
-    "woff": "font/woff", "woff2": "font/woff2", "ttf": "font/ttf", "otf": "font/otf", "mp3": "audio/mpeg", "ogg": "audio/ogg",
-    "mp4": "video/mp4", "webm": "video/webm", "zip": "application/zip", "gz": "application/gzip", "webmanifest": "application/manifest+json",
-}  # fmt: skip
+    **dict.fromkeys(("html", "htm"), "text/html; charset=utf-8"),
+    **dict.fromkeys(("js", "mjs"), "text/javascript; charset=utf-8"),
+    **dict.fromkeys(("json", "map"), "application/json"),
+    **dict.fromkeys(("jpg", "jpeg"), "image/jpeg"),
+    **{name: f"text/{name}; charset=utf-8" for name in ("css", "csv")},
+    **{name: f"image/{name}" for name in ("png", "gif", "webp", "avif")},
+    **{name: f"font/{name}" for name in ("woff", "woff2", "ttf", "otf")},
+    **{name: f"video/{name}" for name in ("mp4", "webm")},
+    **{name: f"application/{name}" for name in ("pdf", "wasm", "xml", "zip")},
+    "txt": "text/plain; charset=utf-8",
+    "md": "text/markdown; charset=utf-8",
+    "svg": "image/svg+xml",
+    "ico": "image/vnd.microsoft.icon",
+    "gz": "application/gzip",
+    "mp3": "audio/mpeg",
+    "ogg": "audio/ogg",
+    "webmanifest": "application/manifest+json",
+}
 
 
 class Static:
