@@ -36,7 +36,7 @@ class Purpose(enum.StrEnum):
     JOURNAL = "journal"
     ISSUE = "issue"
     CURVE = "curve"
-    SEALING = "sealing"
+    HUB = "hub"
 
 
 NODE_SEED: Final = "node.seed"
@@ -93,6 +93,7 @@ class Keyring:
         self.message = Signer.from_seed(subkey(seed, cloud, Purpose.MESSAGE, generation))
         self.journal = Signer.from_seed(subkey(seed, cloud, Purpose.JOURNAL, generation))
         self.curve = KeyPair(subkey(seed, cloud, Purpose.CURVE, generation))
+        self.hub = KeyPair(subkey(seed, cloud, Purpose.HUB, generation))
         self.issuer = None if issuer_seed is None else Signer.from_seed(subkey(issuer_seed, cloud, Purpose.ISSUE, generation))
 
     @classmethod

@@ -1,0 +1,133 @@
+"""A client's connection to a cloud: a person's key, the public directory, and one caller per domain.
+
+Speaks on the bus where its sockets can be reached, else it posts the same signed envelopes to the HTTP door. Believes
+nothing in the directory that does not chain to the root which the person's key file pins.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+
+from bus.caller import COMMAND_DEADLINE_S, QUERY_DEADLINE_S, Caller, Follower
+from bus.directory import Directory, Reach, read_directory
+from bus.messages import Command, Query, Reply
+from bus.over_door import DoorTransport
+from bus.over_zmq import ZmqTransport, curve_text
+from bus.speaker import Speaker
+from bus.transport import Transport
+from enjin.canonical import from_text
+from enjin.config import Config
+from enjin.errors import Refused, from_reply
+from keys.keyring import Keyring
+from keys.operator import OperatorKey, load_operator_key
+from keys.trust import TrustSet
+
+CHANNELS: Final = {0: "ring0"}
+
+
+class ForeignRoot(Refused):
+    """The cloud's directory names another root than our key file pins."""
+
+    code = "E-SES-001"
+    remedy = "this is another cloud, or somebody replaced its directory: compare key files"
+
+
+class _Head(Query, kind="journal.head"):
+    """Where a journal stands."""
+
+
+class Session:
+    """One person's connection to one cloud; made by ``open``."""
+
+    def __init__(self, config: Config, directory: Directory, key: OperatorKey) -> None:
+        self.config, self.directory, self.key = config, directory, key
+        self.keyring: Keyring = key.keyring()
+        if directory.root != key.root:
+            raise ForeignRoot(f"the directory of cloud {directory.cloud[:6]} names another root than our key")
+        self.trust = TrustSet(from_text(key.root))
+        for text in directory.grants:
+            self.trust.add(from_text(text))
+        self.grant = self.trust.add(from_text(key.grant))
+        self._callers: dict[int, Caller] = {}
+        self._transports: list[Transport] = []
+
+    @classmethod
+    async def open(cls, config: Config, directory: Directory | None = None) -> Self:
+        """Open a session with the cloud at the configured home.
+
+        Raises:
+            NoCloud, NoKey, BadKeyFile, ForeignRoot, and what an unbelievable grant raises.
+        """
+        known = directory or read_directory(config.path)
+        return cls(config, known, load_operator_key(config.keys, known.cloud))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for transport in self._transports:
+            await transport.close()
+        self._transports.clear()
+        self._callers.clear()
+
+    def caller(self, ring: int) -> Caller:
+        """Return the caller for the first domain of *ring*. Raises: NoCloud."""
+        if ring not in self._callers:
+            reach = self.directory.reach(ring)
+            channel = CHANNELS.get(ring, f"ring{ring}.{reach.domain}")
+            transport = self._transport(reach, channel)
+            self._transports.append(transport)
+            speaker = Speaker(
+                cloud=self.directory.cloud,
+                channel=channel,
+                issuer=self.key.account,
+                grant=self.grant,
+                signer=self.keyring.message,
+                daemon=False,
+            )
+            self._callers[ring] = Caller(transport, speaker, self.trust, responder=reach.decider, ring=ring)
+        return self._callers[ring]
+
+    def _transport(self, reach: Reach, channel: str) -> Transport:
+        hub = str(Path(self.config.home) / reach.hub)
+        if os.access(hub, os.R_OK | os.W_OK):
+            return ZmqTransport.connect(
+                hub,
+                server_key=curve_text(bytes.fromhex(reach.hub_key)),
+                public_key=curve_text(self.keyring.curve.public),
+                secret_key=curve_text(self.keyring.curve.secret),
+            )
+        return DoorTransport(reach.api, channel)
+
+    async def command(
+        self, ring: int, wish: Command, *, reason: str = "", rid: str = "", deadline_s: float = COMMAND_DEADLINE_S
+    ) -> Any:
+        """Ask *ring* for *wish* and return the reply's result. Raises: what it was refused with; Unreachable."""
+        return _result(await self.caller(ring).command(wish, reason=reason, rid=rid, deadline_s=deadline_s))
+
+    async def query(self, ring: int, query: Query, *, deadline_s: float = QUERY_DEADLINE_S) -> Any:
+        """Ask *ring* *query* and return the answer. Raises: what it was refused with; Unreachable."""
+        return _result(await self.caller(ring).query(query, deadline_s=deadline_s))
+
+    async def head(self, ring: int, timeout_s: float) -> Any:
+        """Return where *ring*'s journal stands, or raise Unreachable after *timeout_s*."""
+        return await self.query(ring, _Head(), deadline_s=timeout_s)
+
+    async def follow(self, ring: int, prefix: str, follower: Follower) -> None:
+        """Call *follower* with every verified observation of *ring* under *prefix* (``seen.operation``)."""
+        await self.caller(ring).follow(prefix, follower)
+
+
+def _result(reply: Reply) -> Any:
+    if not reply.ok:
+        raise from_reply(reply.code, reply.message, reply.hint)
+    return msgspec.json.decode(reply.result)

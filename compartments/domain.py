@@ -1,0 +1,238 @@
+"""A domain's daemon, but for what is special to its ring: journal, world, dispatcher, bus, doors, beacon.
+
+Owns how these are put together, the same in ring 0 and ring 1. A ring's daemon brings its identity and its closed
+table, and acts on what becomes true. Whatever it wants itself goes through the same stages as everybody's wishes.
+
+INV-DOM-1: a revoked key is refused by the next message after the entry that revokes it is on disk.
+INV-DOM-2: the daemon's own wishes are sealed, opened and journaled like any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from bus.clock import CloudClock
+from bus.dispatch import Dispatcher, Handlers, Place, Seen
+from bus.envelope import Behalf
+from bus.journal import Cause, Journal, JournalIdentity, Stretch
+from bus.messages import Asker, Command, Moment, Observation, Query, Question, Reply, Rule, Table
+from bus.speaker import Speaker
+from bus.transport import Transport
+from compartments import accounts, history
+from compartments.facts import FACTS
+from compartments.rows import RevokedKey
+from compartments.tables import WorldTables
+from compartments.world import World
+from enjin import log
+from enjin.canonical import parse
+from enjin.errors import EnjinError, Refused, from_reply
+from enjin.host import request_id
+from keys.frame import open_frame
+from keys.keyring import Keyring
+from keys.trust import TrustSet
+
+BEACON_S: Final = 1.0
+
+
+class Committed(Observation, kind="journal.committed"):
+    """The journal's head moved."""
+
+    number: int
+    hash: str
+
+
+class Beacon(Observation, kind="beacon"):
+    """Every second: where the journal stands, and how many keys were revoked, so that a missed one shows."""
+
+    number: int
+    hash: str
+    epoch: int
+    revocations: int
+
+
+class Domain:
+    """One domain and its decider.
+
+    Args:
+        place: Where it stands.
+        keyring: Its keys.
+        trust: What it believes.
+        grant: Hash of its own grant.
+        epoch: From its charter.
+        path: Its journal's file.
+        rows: The closed table of its services; questions about the journal are added here.
+        locate: World -> (compartment name -> path), for the check of permission.
+    """
+
+    def __init__(
+        self,
+        *,
+        place: Place,
+        keyring: Keyring,
+        trust: TrustSet,
+        grant: str,
+        epoch: int,
+        path: Path,
+        rows: tuple[tuple[Rule | Question, ...], ...],
+        locate: Callable[[World, str], str],
+    ) -> None:
+        self.place, self.keyring, self.trust, self.grant = place, keyring, trust, grant
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        clock = CloudClock()
+        self.journal = Journal.open(
+            f"sqlite:///{path}",
+            identity=JournalIdentity(cloud=keyring.cloud, domain=place.domain, epoch=epoch, signer=keyring.journal),
+            world_factory=World,
+            facts=dict(FACTS),
+            projection=WorldTables(),
+            now_us=clock.now,
+        )
+        self.clock = clock
+        self.log = log.get("domain")
+        self.speaker = Speaker(
+            cloud=keyring.cloud,
+            channel=place.channel,
+            issuer=place.node,
+            grant=grant,
+            signer=keyring.message,
+            clock=self.journal.now,
+            daemon=True,
+        )
+        self.table = Table.of(*rows, history.questions(self.journal, self.public_key))
+        self.dispatcher = Dispatcher(
+            place=place,
+            table=self.table,
+            trust=trust,
+            speaker=self.speaker,
+            handlers=Handlers(decide=self._decide, answer=self._answer, observe=self._observe, account=self._account),
+            world=lambda: self.world,
+            locate=lambda name: locate(self.world, name),
+        )
+        self.transport: Transport | None = None
+        self.observers: dict[str, Callable[[Seen], Any]] = {}
+        self.on_change: list[Callable[[], None]] = []
+        self._revocations = -1
+        self._sync_trust()
+        self.journal.on_commit(self._committed)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def world(self) -> World:
+        """The world now; may be ahead of the disk by the commit under way."""
+        found: World = self.journal.world
+        return found
+
+    def public_key(self, identity: str) -> bytes | None:
+        """Return the public key behind a key id, for verifying causes; None when no grant names it."""
+        try:
+            return self.trust.key(identity).public
+        except Refused:
+            return None
+
+    async def serve(self, transport: Transport) -> None:
+        """Take messages from *transport* and tell it what happens."""
+        self.transport = transport
+        await self.dispatcher.serve(transport)
+
+    async def beacons(self) -> None:
+        """Repeat the journal's head every second, until cancelled."""
+        while True:
+            head, epoch = self.journal.head, self.journal.identity.epoch
+            await self.tell(Beacon(number=head.number, hash=head.hash, epoch=epoch, revocations=self.world.count(RevokedKey)))
+            await asyncio.sleep(BEACON_S)
+
+    async def wish(self, command: Command, *, reason: str = "", rid: str = "") -> Reply:
+        """Want *command* ourselves: seal it, and take it through every stage.
+
+        Raises:
+            EnjinError: What it was refused with.
+        """
+        frame = self.speaker.seal(
+            f"command.{command.KIND}",
+            command,
+            audience=self.place.node,
+            rid=rid or str(request_id(self.journal.now())),
+            reason=reason,
+        )
+        answered = await self.dispatcher.handle(frame, channel=self.place.channel, door="daemon")
+        if answered is None:
+            raise Refused(f"our own {command.KIND} was not taken")
+        if not answered.reply.ok:
+            raise from_reply(answered.reply.code, answered.reply.message, answered.reply.hint)
+        return answered.reply
+
+    async def tell(self, seen: Observation) -> None:
+        """Broadcast what we saw; nobody may be listening."""
+        if self.transport is None:
+            return
+        try:
+            subject = f"seen.{seen.KIND}"
+            await self.transport.publish(subject, self.speaker.seal(subject, seen, audience=self.place.domain))
+        except EnjinError as error:
+            self.log.warning("observation.lost", kind=seen.KIND, error=error)
+
+    def tell_soon(self, seen: Observation) -> None:
+        """``tell`` from a callback."""
+        task = asyncio.get_running_loop().create_task(self.tell(seen))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Answer what waits and close the journal."""
+        await self.journal.close()
+
+    async def _decide(self, rule: Rule, wish: Command, moment: Moment, frame: bytes) -> Reply:
+        opened = open_frame(frame)
+        statement = msgspec.json.decode(opened.payload, type=_Signed)
+
+        def moment_of(time: int) -> Moment:
+            self.trust.authority(statement.grant, self.journal.now())
+            return msgspec.structs.replace(moment, time=time)
+
+        cause = Cause.of(frame, kind=rule.command.KIND, request=moment.request, body=statement.body, asker=moment.asker)
+        outcome = await self.journal.decide(cause, rule, wish, moment_of)
+        reply = parse(outcome.reply, Reply)
+        return msgspec.structs.replace(reply, repeated=True) if outcome.repeated else reply
+
+    async def _answer(self, question: Question, query: Query, asker: Asker) -> object:
+        await self.journal.settled()
+        world = await history.world_at(self.journal, query.at) if query.at else self.world
+        found = question.answer(query, world, asker)
+        return await found if inspect.isawaitable(found) else found
+
+    def _observe(self, seen: Seen) -> Any:
+        observer = self.observers.get(seen.kind)
+        return observer(seen) if observer is not None else None
+
+    def _account(self, behalf: Behalf) -> Asker | None:
+        return accounts.account_of(self.world, behalf.account, behalf.token, self.journal.now())
+
+    def authenticate(self, token: str) -> Asker | None:
+        """Return the asker that bearer *token* stands for; None when it stands for nobody."""
+        return accounts.authenticate(self.world, token, self.journal.now())
+
+    def _committed(self, stretch: Stretch) -> None:
+        self._sync_trust()
+        self.tell_soon(Committed(number=stretch.commit.number, hash=stretch.commit.hash))
+        for callback in self.on_change:
+            callback()
+
+    def _sync_trust(self) -> None:
+        count = self.world.count(RevokedKey)
+        if count != self._revocations:
+            self._revocations = count
+            for row in self.world.all(RevokedKey):
+                self.trust.revoke(row.key, row.reason)
+
+
+class _Signed(msgspec.Struct):
+    """The two fields of a verified statement that a journal's cause needs."""
+
+    grant: str
+    body: msgspec.Raw

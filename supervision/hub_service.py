@@ -1,0 +1,86 @@
+"""The bus hub as a daemon runs it: a child of init, so that it outlives the daemon that asked for it.
+
+Owns the files that the hub reads (its secret, who may connect, where) and asking init for the process. Writes the key
+file anew whenever what the daemon believes changes; the hub reads it again by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from bus.over_zmq import ZmqTransport, curve_text
+from enjin.errors import EnjinError
+from enjin.host import write_atomic
+from keys.keyring import Keyring
+from supervision.init_link import InitLink
+
+SOCKET: Final = "run/bus.sock"
+SERVICE: Final = "hub"
+
+
+class HubService:
+    """One channel's hub.
+
+    Args:
+        home: The daemon's state directory.
+        directory: A private directory for its files.
+        keyring: The daemon's keys: the hub's own pair and the daemon's.
+        python: The runtime copy's interpreter.
+    """
+
+    def __init__(self, home: Path, directory: Path, keyring: Keyring, python: str) -> None:
+        self.endpoint = home / SOCKET
+        self._directory, self._keyring, self._python = directory, keyring, python
+        self._allowed: list[str] | None = None
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(directory / "secret", keyring.hub.secret, 0o600)
+        config = {"endpoint": str(self.endpoint), "keys": str(directory / "allowed.json"), "secret": str(directory / "secret")}
+        write_atomic(directory / "config.json", json.dumps(config).encode(), 0o600)
+
+    def allow(self, keys: Iterable[str]) -> None:
+        """Let the holders of these CURVE public keys (hex) connect, and nobody else."""
+        allowed = sorted({curve_text(bytes.fromhex(key)) for key in keys} | {curve_text(self._keyring.curve.public)})
+        if allowed != self._allowed:
+            write_atomic(self._directory / "allowed.json", json.dumps({"keys": allowed}).encode(), 0o600)
+            self._allowed = allowed
+
+    def service(self) -> dict[str, Any]:
+        """Return the hub as init runs it: under the daemon's own uid, restarted by init."""
+        return {
+            "name": SERVICE,
+            "generation": 1,
+            "argv": [self._python, "-I", "-m", "bus.hub", "--config", str(self._directory / "config.json")],
+            "env": {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            "uid": os.getuid(),
+            "gid": os.getgid(),
+            "restart": "always",
+            "log": True,
+            "umask": 0o077,
+        }
+
+    async def start(self, init: InitLink) -> None:
+        """Have init run the hub; harmless when it runs already."""
+        await init.spawn(self.service())
+
+    def connect(self) -> ZmqTransport:
+        """Return the daemon's own connection to the hub."""
+        pair = self._keyring.curve
+        return connect(str(self.endpoint), self._keyring.hub.public.hex(), pair.public, pair.secret)
+
+
+def connect(endpoint: str, hub_key: str, public: bytes, secret: bytes) -> ZmqTransport:
+    """Return a connection to the hub at *endpoint*, which must hold *hub_key* (hex)."""
+    return ZmqTransport.connect(
+        endpoint, server_key=curve_text(bytes.fromhex(hub_key)), public_key=curve_text(public), secret_key=curve_text(secret)
+    )
+
+
+async def close_quietly(transport: ZmqTransport) -> None:
+    """Close *transport* whatever it says."""
+    with contextlib.suppress(EnjinError, OSError):
+        await transport.close()
