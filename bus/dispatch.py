@@ -6,7 +6,6 @@ Whoever was not verified gets nothing back, neither text nor code.
 
 INV-DIS-1: nothing reaches a handler that has not passed every stage, whichever door it came through.
 INV-DIS-2: a handler is found in the closed table, never by a name looked up on an object.
-INV-DIS-3: a door that speaks for an account is believed only when it is this daemon's own, and then the account counts.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ from bus.caller import Caller
 from bus.envelope import BULK_MAX, Behalf
 from bus.messages import Asker, Command, Moment, Query, Question, Reply, Role, Rule, Table, UnknownKind
 from bus.opening import Opened, Opening
+from bus.permission import Permission, Place
 from bus.rate import Buckets
 from bus.replay import ReplayGuard
 from bus.speaker import Speaker, reply_subject
-from bus.stages import NotAllowed, NotStrict, Replayed, StageRefused, TooBig, WrongKind
+from bus.stages import NotStrict, Replayed, StageRefused, TooBig, WrongKind
 from bus.transport import Transport
 from enjin.canonical import canonical, parse
-from enjin.errors import EnjinError, Invalid, InvariantError, code_of
+from enjin.errors import EnjinError, Invalid, InvariantError, Refused, code_of
 from enjin.host import clock as host_clock
 from enjin.log import get
-from keys.grants import within_path
 from keys.trust import TrustSet
 
-__all__ = ["Caller", "Dispatcher", "Handlers", "Place", "Seen"]
+__all__ = ["Answered", "Authorised", "Caller", "Dispatcher", "Handlers", "Place", "Seen"]
 
 WORDS: Final = frozenset({"command", "query", "seen"})
 LOGGED_PER_SECOND, LOGGED_BURST = 10, 100
@@ -64,14 +63,12 @@ class Handlers(NamedTuple):
     account: Callable[[Behalf], Asker | None] | None = None
 
 
-class Place(NamedTuple):
-    """Where a dispatcher stands: its subject id, the domain it decides, its channel, its ring, its compartment's path."""
+class Authorised(NamedTuple):
+    """A door's own request that passed every stage: the message, who asks, and its parsed body."""
 
-    node: str
-    domain: str
-    channel: str
-    ring: int
-    path: str
+    opened: Opened
+    asker: Asker
+    body: Any
 
 
 class Dispatcher:
@@ -104,8 +101,7 @@ class Dispatcher:
         self.speaker = speaker
         self.handlers = handlers
         self.counters: collections.Counter[str] = collections.Counter()
-        self._world = world
-        self._locate = locate or self._below
+        self.permission = Permission(place, handlers.account, world, locate)
         self._logged = Buckets(LOGGED_PER_SECOND, LOGGED_BURST)
         self._opening = Opening(
             trust=trust,
@@ -158,74 +154,62 @@ class Dispatcher:
         reply = await self._run(opened, handler)
         return None if reply is None else self._answer(opened, reply)
 
+    def authorise(self, frame: bytes, *, row: Rule | Question, subject: str, door: str, connection: str) -> Authorised:
+        """Take a door's own request through every stage but the handler: a blob to be stored, a stream to be followed.
+
+        Args:
+            frame: Exactly as received.
+            row: The request's shape and who may ask; it stands in no table, because its door carries it out.
+            subject: ``command.blob.put``, ``query.operation.follow``.
+            door: See ``take``.
+            connection: See ``take``.
+
+        Raises:
+            StageRefused: The first stage that it does not pass; ``verified`` tells whether the peer may hear why.
+        """
+        opened: Opened | None = None
+        try:
+            opened = self._opening.verify(frame, channel=self.place.channel, subject=subject, connection=connection)
+            asker = self.permission.asker(opened, door)
+            body = _body(opened, row.command if isinstance(row, Rule) else row.query)
+            self.permission.check(opened, asker, row.allow, self.permission.touched(row, body))
+            self._opening.reserve(opened, by_digest=True)
+        except StageRefused as error:
+            error.verified = opened is not None
+            self._refused(error, opened, subject, frame)
+            raise
+        self.counters["passed"] += 1
+        return Authorised(opened, asker, body)
+
+    def still_allowed(self, authorised: Authorised, row: Rule | Question, door: str) -> bool:
+        """Return whether what was allowed once is allowed now: for streams that outlive a revocation."""
+        opened = authorised.opened
+        try:
+            authority = self.trust.authority(opened.authority.hash, self.speaker.now())
+            opened = opened._replace(authority=authority)
+            asker = self.permission.asker(opened, door)
+            self.permission.check(opened, asker, row.allow, self.permission.touched(row, authorised.body))
+        except Refused:
+            return False
+        return True
+
     def _prepare(self, opened: Opened, door: str) -> Callable[[], Any]:
         """Return what will be run for *opened*, after the check of permission. Raises: StageRefused."""
+        asker = self.permission.asker(opened, door)
         if opened.word == "seen":
-            self._permit(opened, Role.NOBODY, opened.authority.grant.compartment, self._own_asker(opened, door))
+            self.permission.check(opened, asker, Role.NOBODY, opened.authority.grant.compartment)
             seen = Seen(opened.kind, opened.statement.body, opened)
             return lambda: self.handlers.observe(seen) if self.handlers.observe else None
-        asker = self._asker(opened, door)
-        moment = Moment(time=self.speaker.now(), request=opened.statement.rid, asker=asker)
         if opened.word == "command":
-            rule = self._find(self.table.rule, opened.kind)
+            rule = _find(self.table.rule, opened.kind)
             wish = _body(opened, rule.command)
-            self._permit(opened, rule.allow, self._touched(rule, wish), asker)
+            self.permission.check(opened, asker, rule.allow, self.permission.touched(rule, wish))
+            moment = Moment(time=self.speaker.now(), request=opened.statement.rid, asker=asker)
             return lambda: self.handlers.decide(rule, wish, moment, opened.data)
-        question = self._find(self.table.question, opened.kind)
+        question = _find(self.table.question, opened.kind)
         query = _body(opened, question.query)
-        self._permit(opened, question.allow, self._touched(question, query), asker)
+        self.permission.check(opened, asker, question.allow, self.permission.touched(question, query))
         return lambda: self.handlers.answer(question, query, asker)
-
-    def _find(self, look_up: Callable[[str], Any], kind: str) -> Any:
-        try:
-            return look_up(kind)
-        except UnknownKind as error:
-            raise WrongKind(error.message) from error
-
-    def _own_asker(self, opened: Opened, door: str) -> Asker:
-        grant = opened.authority.grant
-        role = Role(grant.role) if grant.role in tuple(Role) else Role.NOBODY
-        return Asker(id=grant.subject, role=role, compartment=grant.compartment, door=door, reason=opened.statement.reason)
-
-    def _asker(self, opened: Opened, door: str) -> Asker:
-        """Return who wants this: the signer, or the account that our own door speaks for."""
-        behalf = opened.statement.behalf
-        if behalf is None:
-            return self._own_asker(opened, door)
-        if opened.statement.iss != self.place.node or self.handlers.account is None:
-            raise NotAllowed("only this daemon's own door may speak for an account")
-        found = self.handlers.account(behalf)
-        if found is None or found.id != behalf.account:
-            raise NotAllowed("the token stands for nobody", hint="it was revoked, or its account is gone: make another token")
-        return msgspec.structs.replace(found, token=behalf.token, door=behalf.door, reason=opened.statement.reason)
-
-    def _touched(self, row: Rule | Question, message: Any) -> str:
-        """Return the path of the compartment that *message* touches: the whole domain where the row names none."""
-        if row.compartment is None:
-            return self.place.path
-        try:
-            return self._locate(row.compartment(message, self._world()))
-        except EnjinError as error:
-            raise NotAllowed(error.message, hint=error.hint) from error
-
-    def _below(self, name: str) -> str:
-        if not name or within_path(name, self.place.path):
-            return name or self.place.path
-        return f"{self.place.path}/{name}"
-
-    def _permit(self, opened: Opened, allow: Role, touched: str, asker: Asker) -> None:
-        if asker.role < allow:
-            raise NotAllowed(f"{opened.kind} needs the role {allow.name.lower()}, you have {asker.role.name.lower()}")
-        if not opened.authority.covers(opened.kind, touched):
-            raise NotAllowed(f"the grant does not cover {opened.kind} on {touched}")
-        if opened.statement.behalf is None:
-            bound = asker.compartment
-        elif asker.compartment:
-            bound = self._locate(asker.compartment)
-        else:
-            bound = self.place.path if asker.role >= Role.OPERATOR else ""
-        if not within_path(touched, bound):
-            raise NotAllowed(f"{touched} lies outside {bound or 'nothing'}, which is what you may touch")
 
     async def _run(self, opened: Opened, handler: Callable[[], Any]) -> Reply | None:
         try:
@@ -277,6 +261,13 @@ class Answered(NamedTuple):
     subject: str
     frame: bytes
     reply: Reply
+
+
+def _find(look_up: Callable[[str], Any], kind: str) -> Any:
+    try:
+        return look_up(kind)
+    except UnknownKind as error:
+        raise WrongKind(error.message) from error
 
 
 def _body(opened: Opened, shape: type[Any]) -> Any:

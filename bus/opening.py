@@ -125,10 +125,11 @@ class Opening:
         self._check_binding(statement, channel, subject)
         return Opened(data, frame, statement, self._authorise(frame, statement))
 
-    def reserve(self, opened: Opened) -> None:
+    def reserve(self, opened: Opened, *, by_digest: bool = False) -> None:
         """Check that *opened* is of now and take it, once.
 
-        A person's command is not remembered here: its request id guards it, in the journal.
+        A person's command is not remembered here: its request id guards it, in the journal. *by_digest* remembers even
+        that, for what no journal decides.
 
         Raises:
             NotFresh, Replayed, BootFenced, WindowFull.
@@ -137,7 +138,7 @@ class Opening:
         check_fresh(statement.kind, statement.time, statement.ttl_ms, now)
         if statement.boot:
             self._guard.reserve(statement.iss, statement.channel, statement.boot, statement.seq, statement.time, now)
-        elif opened.word != "command":
+        elif opened.word != "command" or by_digest:
             self._guard.reserve_digest(opened.frame.digest, statement.time, now)
 
     def _open(self, data: bytes, limit: int) -> Frame:

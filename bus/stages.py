@@ -19,6 +19,7 @@ class StageRefused(Refused):
 
     code = "E-BUS-000"
     stage: ClassVar[str] = ""
+    verified = False  # whether the peer was verified before, so that it may hear why
 
 
 class TooBig(StageRefused):

@@ -68,7 +68,7 @@ class Hub:
         check_libzmq()
         self._secret = read_secret(config.secret)
         self.public: bytes = zmq.curve_public(self._secret)
-        self.trial_keys = [zmq.curve_keypair() for _ in range(2)]  # made before a context lives: libzmq issue 4241
+        self.trial_keys = [zmq.curve_keypair() for _ in range(2)]  # before a context lives: libzmq aborted on that
         self.allowed = AllowedKeys(config.keys)
         self.counters = dict.fromkeys(("passed", "dropped", "slowed", "refused", "enrolled", "revoked", "confirmed"), 0)
         self._admitting = False

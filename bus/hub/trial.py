@@ -2,7 +2,7 @@
 
 Beside them knocks one key that is allowed for the trial alone: without it a hub that refuses everybody would pass.
 
-Source: pyzmq issue 657 (an authenticator that was never asked); ZeroMQ RFC 27.
+Source: ZeroMQ RFC 27 (ZAP); an authenticator that is never asked lets everybody in.
 """
 
 from __future__ import annotations
