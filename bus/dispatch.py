@@ -117,7 +117,15 @@ class Dispatcher:
         """Take commands, queries and observations from *transport*, and publish the answers there."""
 
         async def take(subject: str, frame: bytes) -> None:
-            answer = await self.take(frame, channel=self.place.channel, subject=subject, connection=connection)
+            answer = await self.handle(frame, channel=self.place.channel, subject=subject, connection=connection)
+            if answer is not None:
+                await transport.publish(answer.subject, answer.frame)
+
+        for word in sorted(WORDS):
+            await transport.subscribe(word, take)
+
+    async def take(subject: str, frame: bytes) -> None:
+            answer = await self.handle(frame, channel=self.place.channel, subject=subject, connection=connection)
             if answer is not None:
                 await transport.publish(answer.subject, answer.frame)
 
@@ -125,11 +133,11 @@ class Dispatcher:
             await transport.subscribe(word, take)
 
     async def handle(self, frame: bytes, *, channel: str, subject: str = "", door: str = "bus", connection: str = "") -> bytes | None:
-        """Take one frame through every stage and return the signed answer's frame; None when there is none. See ``take``."""
-        answer = await self.take(frame, channel=channel, subject=subject, door=door, connection=connection)
+        """Take one frame through every stage and return the signed answer's frame; None when there is none. See ``handle``."""
+        answer = await self.handle(frame, channel=channel, subject=subject, door=door, connection=connection)
         return None if answer is None else answer.frame
 
-    async def take(self, frame: bytes, *, channel: str, subject: str = "", door: str = "bus", connection: str = "") -> Answered | None:
+    async def handle(self, frame: bytes, *, channel: str, subject: str = "", door: str = "bus", connection: str = "") -> Answered | None:
         """Take one frame through every stage and return the signed answer; None when there is none to give.
 
         Args:
@@ -161,8 +169,8 @@ class Dispatcher:
             frame: Exactly as received.
             row: The request's shape and who may ask; it stands in no table, because its door carries it out.
             subject: ``command.blob.put``, ``query.operation.follow``.
-            door: See ``take``.
-            connection: See ``take``.
+            door: See ``handle``.
+            connection: See ``handle``.
 
         Raises:
             StageRefused: The first stage that it does not pass; ``verified`` tells whether the peer may hear why.
