@@ -124,19 +124,6 @@ class Dispatcher:
         for word in sorted(WORDS):
             await transport.subscribe(word, take)
 
-    async def take(subject: str, frame: bytes) -> None:
-            answer = await self.handle(frame, channel=self.place.channel, subject=subject, connection=connection)
-            if answer is not None:
-                await transport.publish(answer.subject, answer.frame)
-
-        for word in sorted(WORDS):
-            await transport.subscribe(word, take)
-
-    async def handle(self, frame: bytes, *, channel: str, subject: str = "", door: str = "bus", connection: str = "") -> bytes | None:
-        """Take one frame through every stage and return the signed answer's frame; None when there is none. See ``handle``."""
-        answer = await self.handle(frame, channel=channel, subject=subject, door=door, connection=connection)
-        return None if answer is None else answer.frame
-
     async def handle(self, frame: bytes, *, channel: str, subject: str = "", door: str = "bus", connection: str = "") -> Answered | None:
         """Take one frame through every stage and return the signed answer; None when there is none to give.
 
