@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.cloud import ROOT
 from tests.e2e.minimal_root import UNPROVEN, Root, clone_checkout, minimal_root
+from tests.readme import difference, script, steps
 
 CHECKOUT = "/root/enjin"
 GET = (
@@ -68,6 +70,18 @@ def status_of(root: Root, url: str) -> str:
     return root.run(f"{CHECKOUT}/.venv/bin/python", "-c", GET, url).stdout.strip()
 
 
+def walk(root: Root, checkout: str, user: int, home: str) -> None:
+    """Type the README's tour, as it is written, in the terminal of *user*."""
+    assert root.run("apt-get", "install", "-q", "-y", "--no-install-recommends", "curl").returncode == 0
+    place = f"{home}/.place"
+    root.run("sh", "-c", 'echo "$HOME" >"$0"', place, user=user, home=home)
+    for step in steps((ROOT / "README.md").read_text(encoding="utf-8")):
+        command = f"PATH={checkout}/.venv/bin:$PATH\nexec 2>&1\n{script(step.command, place)}"
+        done = root.run("bash", "-c", command, user=user, home=home)
+        wrong = difference(step.expected, done.stdout)
+        assert not wrong, f"README.md line {step.line}: $ {step.command}\nexpected: {wrong}\nprinted:\n{done.stdout}"
+
+
 def test_nothing_is_there(root: Root) -> None:
     """The root really is a new machine: no Python, no git, no curl, nothing of ours."""
     for tool in ("python3", "git", "curl", "haproxy", "bwrap"):
@@ -115,6 +129,7 @@ def test_an_unprivileged_user_gets_a_cloud_too(root: Root) -> None:
     done = root.run("./bootstrap", cwd=f"{home}/enjin", user=user, home=home)
     assert done.returncode == 0, done.stdout + done.stderr
     assert status_of(root, url_of(done)) == "200"
+    walk(root, f"{home}/enjin", user, home)
     down = root.run(f"{home}/enjin/.venv/bin/enjin", "down", "--destroy", "--yes", user=user, home=home)
     assert down.returncode == 0, down.stdout + down.stderr
     assert things(root) == set()
