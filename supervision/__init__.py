@@ -1,0 +1,1 @@
+"""Keep the ring inside running: init, hands, strategies, plans."""
