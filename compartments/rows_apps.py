@@ -32,10 +32,10 @@ class Limits(Row):
 
     KEY: ClassVar[tuple[str, ...]] = ()
 
-    memory_bytes: int = 512 << 20
-    processes: int = 256
-    cpu_millicores: int = 500
-    files: int = 1024
+    memory_bytes: int
+    processes: int
+    cpu_millicores: int
+    files: int
 
 
 class Health(Row):
@@ -43,9 +43,9 @@ class Health(Row):
 
     KEY: ClassVar[tuple[str, ...]] = ()
 
-    path: str = "/"
-    ready_ms: int = 30_000
-    drain_ms: int = 10_000
+    path: str
+    ready_ms: int
+    drain_ms: int
 
 
 class App(Row):
@@ -60,8 +60,8 @@ class App(Row):
     name: str
     compartment: str
     strategy: AppStrategy
-    limits: Limits = Limits()
-    health: Health = Health()
+    limits: Limits
+    health: Health
     scale: dict[str, int] = msgspec.field(default_factory=dict)
     live: int = 0
     generation: int = 0
@@ -120,7 +120,10 @@ class Build(Row):
 
 
 class Instance(Row):
-    """One process of a release, in a node of its own; ``exits`` counts how often the process ended by itself."""
+    """One process of a release, in a node of its own.
+
+    ``exits`` counts how often the process ended by itself, ``ready`` is when it was ready first (0: never yet).
+    """
 
     INDEX = ("app", "compartment", "wanted")
 
@@ -132,7 +135,7 @@ class Instance(Row):
     index: int
     generation: int
     strategy: AppStrategy
-    limits: Limits = Limits()
+    limits: Limits
     uid: int
     port: int
     ipv4: str
@@ -144,6 +147,7 @@ class Instance(Row):
     status: int = 0
     why: str = ""
     exits: int = 0
+    ready: int = 0
     since: int = 0
     created: int = 0
 

@@ -13,12 +13,12 @@ import itertools
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from compartments import addressing
 from compartments.facts.apps import AGENT_COUNTER
 from compartments.facts.instances import PORT_COUNTER, UID_COUNTER
 from compartments.rows import Counter, Network, NetworkInterface
 from compartments.rows_apps import Agent, Build, Instance, UsedUid
 from compartments.world import World
-from enjin.errors import Refused
 
 AGENT_UIDS: Final = range(1000, 2000)
 NODE_UIDS: Final = range(2000, 65_000)
@@ -28,8 +28,8 @@ UID_REST_US: Final = 30 * 24 * 3600 * 1_000_000
 NO_UID: Final = -1
 
 
-class OutOfRoom(Refused):
-    """There is no free uid, port or address."""
+class OutOfRoom(addressing.OutOfRoom):
+    """There is no free uid or port."""
 
     code = "E-APP-003"
     http_status = 507
@@ -89,7 +89,7 @@ class Room:
         return port
 
     def addresses(self) -> Pair:
-        """Return a free pair of addresses of the first network that has one. Raises: OutOfRoom."""
+        """Return a free pair of addresses of the first network that has one. Raises: addressing.OutOfRoom."""
         for network in self._networks:
             block = ipaddress.ip_network(network.ipv4)
             offsets = range(network.reserved, block.num_addresses - 1)
@@ -99,7 +99,7 @@ class Room:
                 self._taken.add((network.id, offset))
                 return Pair(network.id, offset, str(block[offset]), _nth(network.ipv6, offset))
         ranges = ", ".join(network.ipv4 for network in self._networks)
-        raise OutOfRoom(f"network {NETWORK} ({ranges}) is full" if ranges else f"this domain has no network {NETWORK} yet")
+        raise addressing.OutOfRoom(f"network {NETWORK} ({ranges}) is full" if ranges else f"this domain has no network {NETWORK} yet")
 
     def _offset_free(self, network: str, offset: int) -> bool:
         return (network, offset) not in self._taken and self._world.get(NetworkInterface, network, offset) is None

@@ -29,6 +29,8 @@ from ring1.tenancy import find_app, find_compartment, visible_apps, where_app, w
 RESERVED: Final = frozenset({"api", "console", "enjin", "localhost", "router", "status"})
 DOMAIN: Final = "localhost"
 REVISION_MAX: Final = 200
+LIMITS: Final = Limits(memory_bytes=512 << 20, processes=256, cpu_millicores=500, files=1024)
+HEALTH: Final = Health(path="/", ready_ms=30_000, drain_ms=10_000)
 
 
 class NameTaken(Conflict):
@@ -91,7 +93,7 @@ def push(wish: Push, world: World, at: Moment) -> Iterator[Fact]:
     """Give a release its number and a build its node, and create the app where it is new.
 
     Raises:
-        ReservedName, NameTaken, UnknownCompartment, NoSuchStrategy, OverQuota, OutOfRoom.
+        ReservedName, NameTaken, NoSuchCompartment, NoSuchStrategy, OverQuota, OutOfRoom.
     """
     compartment = find_compartment(world, wish.compartment, at.asker)
     if wish.app in RESERVED:
@@ -103,7 +105,7 @@ def push(wish: Push, world: World, at: Moment) -> Iterator[Fact]:
     if app is None or app.destroyed:
         yield from _create(wish.app, compartment.id, strategy, world, at)
         last_release = app.last_release if app is not None else 0
-        app = App(name=wish.app, compartment=compartment.id, strategy=strategy, last_release=last_release)
+        app = App(name=wish.app, compartment=compartment.id, strategy=strategy, limits=LIMITS, health=HEALTH, last_release=last_release)
     elif strategy != app.strategy:
         yield AppStrategyChanged(app=app.name, strategy=strategy)
     yield from rollouts.start_task(world, app, Push.KIND, at)
@@ -139,18 +141,17 @@ def _create(name: str, compartment: str, strategy: str, world: World, at: Moment
     allowed = charter.quotas.apps if charter is not None else 0
     if count >= allowed:
         raise OverQuota(f"this domain has {count} apps and may have {allowed}")
-    limits, health = Limits(), Health()
     yield AppCreated(
         app=name,
         compartment=compartment,
         strategy=strategy,
-        memory_bytes=limits.memory_bytes,
-        processes=limits.processes,
-        cpu_millicores=limits.cpu_millicores,
-        files=limits.files,
-        health_path=health.path,
-        ready_ms=health.ready_ms,
-        drain_ms=health.drain_ms,
+        memory_bytes=LIMITS.memory_bytes,
+        processes=LIMITS.processes,
+        cpu_millicores=LIMITS.cpu_millicores,
+        files=LIMITS.files,
+        health_path=HEALTH.path,
+        ready_ms=HEALTH.ready_ms,
+        drain_ms=HEALTH.drain_ms,
         hosts=(f"{name}.{DOMAIN}",),
         time=at.time,
     )
@@ -244,7 +245,7 @@ def summary(world: World, app: App) -> dict[str, object]:
 
 
 def list_apps(query: ListApps, world: World, asker: Asker) -> object:
-    """Return a row per app, those of one compartment where it is named. Raises: UnknownCompartment."""
+    """Return a row per app, those of one compartment where it is named. Raises: NoSuchCompartment."""
     within = find_compartment(world, query.compartment, asker).id if query.compartment else ""
     return [summary(world, app) for app in visible_apps(world, asker) if within in ("", app.compartment)]
 
@@ -279,6 +280,6 @@ def _asked(wish: Destroy, _world: World, at: Moment) -> object:
 TABLE: Final = (
     Rule(Push, push, allow=Role.TENANT, compartment=where_compartment, result=_pushed),
     Rule(Destroy, destroy, allow=Role.TENANT, compartment=where_app, result=_asked),
-    Question(ListApps, list_apps, allow=Role.TENANT),
-    Question(ShowApp, show_app, allow=Role.TENANT),
+    Question(ListApps, list_apps, allow=Role.TENANT, compartment=where_compartment),
+    Question(ShowApp, show_app, allow=Role.TENANT, compartment=where_app),
 )

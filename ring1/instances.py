@@ -20,7 +20,7 @@ from compartments.world import World
 from enjin.errors import Conflict
 from enjin.names import NodeId
 from ring1.allocation import UID_REST_US
-from ring1.tenancy import find_app, visible_apps
+from ring1.tenancy import find_app, visible_apps, where_app
 
 WHY_MAX: Final = 2000
 ENDED: Final = frozenset({"exited", "failed"})
@@ -115,5 +115,5 @@ def list_instances(query: ListInstances, world: World, asker: Asker) -> object:
 TABLE: Final = (
     Rule(SawInstance, seen, allow=Role.SUPERVISOR),
     Rule(Drained, drained, allow=Role.SUPERVISOR),
-    Question(ListInstances, list_instances, allow=Role.TENANT),
+    Question(ListInstances, list_instances, allow=Role.TENANT, compartment=where_app),
 )

@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from bus.messages import Asker, Command, Fact, Moment, Query, Question, Role, Rule
+from compartments.addressing import OutOfRoom
 from compartments.facts.apps import SettingsRestored
 from compartments.facts.releases import ReleaseBegun, ReleaseBuilt, ReleaseFailed, RolloutEnded
 from compartments.rows_apps import App, Build, Release, Rollout
@@ -24,7 +25,6 @@ from compartments.world import World
 from enjin.errors import Conflict, Invalid, Refused, StepFailed
 from enjin.names import Digest, Name, shorten
 from ring1 import rollouts
-from ring1.allocation import OutOfRoom
 from ring1.apps import end_build
 from ring1.processes import NothingLive
 from ring1.tenancy import UnknownRelease, find_app, find_release, where_app
@@ -291,7 +291,7 @@ TABLE: Final = (
     Rule(Failed, failed, allow=Role.SUPERVISOR),
     Rule(Live, live, allow=Role.SUPERVISOR),
     Rule(Rollback, rollback, allow=Role.TENANT, compartment=where_app, result=_rolled),
-    Question(ListReleases, list_releases, allow=Role.TENANT),
+    Question(ListReleases, list_releases, allow=Role.TENANT, compartment=where_app),
 )
 
 __all__ = ["TABLE", "BuildFailed", "BuildTimedOut", "Built", "Crashed", "Failed", "Live", "NoAnswer", "Rollback", "UnknownRelease"]

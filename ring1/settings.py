@@ -22,7 +22,7 @@ from enjin.canonical import from_text
 from enjin.errors import Invalid, NotFound, Refused
 from enjin.names import Name, shorten
 from ring1 import rollouts
-from ring1.tenancy import find_app, find_compartment, find_release, suggestion, where_app
+from ring1.tenancy import find_app, find_compartment, find_release, suggestion, where_app, where_compartment
 
 KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 RESERVED: Final = re.compile(r"PORT|ENJIN_.*")
@@ -162,7 +162,7 @@ def _change(world: World, app: App, changed: dict[str, str], removed: tuple[str,
 
 
 def enroll_key(wish: EnrollSealingKey, world: World, at: Moment) -> Iterator[Fact]:
-    """Note a compartment's public key; the same one again is no news. Raises: UnknownCompartment, NotSealed."""
+    """Note a compartment's public key; the same one again is no news. Raises: NoSuchCompartment, NotSealed."""
     compartment = find_compartment(world, wish.compartment, at.asker)
     if PUBLIC.fullmatch(wish.public) is None:
         raise NotSealed("a sealing key is 64 hex digits")
@@ -185,7 +185,7 @@ def list_config(query: ListConfig, world: World, asker: Asker) -> object:
 
 
 def show_key(query: ShowSealingKey, world: World, asker: Asker) -> object:
-    """Return a compartment's public key. Raises: UnknownCompartment, NoSealingKey."""
+    """Return a compartment's public key. Raises: NoSuchCompartment, NoSealingKey."""
     compartment = find_compartment(world, query.compartment, asker)
     key = world.get(SealingKey, compartment.id)
     if key is None:
@@ -203,6 +203,6 @@ TABLE: Final = (
     Rule(SetConfig, set_config, allow=Role.TENANT, compartment=where_app, result=_changed),
     Rule(UnsetConfig, unset_config, allow=Role.TENANT, compartment=where_app, result=_changed),
     Rule(EnrollSealingKey, enroll_key, allow=Role.SUPERVISOR),
-    Question(ListConfig, list_config, allow=Role.TENANT),
-    Question(ShowSealingKey, show_key, allow=Role.TENANT),
+    Question(ListConfig, list_config, allow=Role.TENANT, compartment=where_app),
+    Question(ShowSealingKey, show_key, allow=Role.TENANT, compartment=where_compartment),
 )

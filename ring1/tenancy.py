@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
 from bus.messages import Asker, Role
+from compartments import graph
+from compartments.lookup import NoSuchCompartment
 from compartments.rows import Compartment
 from compartments.rows_apps import App, Release
 from compartments.world import World
 from enjin.errors import NotFound
 from enjin.names import shorten
-
-DEPTH_MAX: Final = 64
+from keys.grants import within_path
 
 
 class UnknownApp(NotFound):
@@ -27,13 +28,6 @@ class UnknownApp(NotFound):
 
     code = "E-APP-001"
     remedy = "`enjin app list` names the apps"
-
-
-class UnknownCompartment(NotFound):
-    """There is no such compartment here, or it is not the asker's."""
-
-    code = "E-APP-002"
-    remedy = "`enjin compartment list` names the compartments"
 
 
 class UnknownRelease(NotFound):
@@ -49,45 +43,28 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else ""
 
 
-def homes(world: World, compartment: str) -> list[Compartment]:
-    """Return *compartment* (an id) and the homes above it, innermost first."""
-    chain: list[Compartment] = []
-    row = world.get(Compartment, compartment)
-    while row is not None and len(chain) < DEPTH_MAX:
-        chain.append(row)
-        row = world.get(Compartment, row.parent) if row.parent else None
-    return chain
-
-
-def path_of(world: World, compartment: str) -> str:
-    """Return the path of names from the outermost home to *compartment* (an id), such as ``cloud/site/default``."""
-    return "/".join(row.name for row in reversed(homes(world, compartment))) or compartment
-
-
 def sees(world: World, asker: Asker, compartment: str) -> bool:
-    """Whether *compartment* (an id) is the asker's own or its home lies in it. An asker of no compartment sees nothing."""
-    if asker.role >= Role.SUPERVISOR:
+    """Whether *compartment* (an id) is the asker's own or has its home in it. A tenant of no compartment sees nothing.
+
+    A key's bound is a path of names, as grants have it; an account's is an id, as its rows have it.
+    """
+    if asker.role >= Role.SUPERVISOR or (asker.role == Role.OPERATOR and not asker.compartment):
         return True
     bound = asker.compartment
-    if not bound:
-        return False
-    if any(bound in (row.id, row.name) for row in homes(world, compartment)):
-        return True
-    path = path_of(world, compartment)
-    return path == bound or path.startswith(bound + "/")
+    return graph.within(world, compartment, bound) or within_path(graph.path_text(world, compartment), bound)
 
 
 def find_compartment(world: World, text: str, asker: Asker) -> Compartment:
     """Return the compartment with id or name *text*.
 
     Raises:
-        UnknownCompartment: There is none that *asker* may see.
+        NoSuchCompartment: There is none that *asker* may see.
     """
     row = world.get(Compartment, text) or world.first(Compartment, name=text)
     if row is not None and sees(world, asker, row.id):
         return row
     names = [one.name for one in world.all(Compartment) if sees(world, asker, one.id)]
-    raise UnknownCompartment(f"there is no compartment {shorten(text)!r} here", hint=suggestion(text, names))
+    raise NoSuchCompartment(f"there is no compartment {shorten(text)!r}", hint=suggestion(text, names))
 
 
 def find_app(world: World, name: str, asker: Asker) -> App:
@@ -127,12 +104,17 @@ def find_release(world: World, app: str, number: int) -> Release:
 
 
 def where_app(wish: Any, world: World) -> str:
-    """Return the compartment that a wish about ``wish.app`` touches, for the permission check; "" when there is no such app."""
+    """Return the name of the compartment that a wish about ``wish.app`` touches, for the permission check; "": there is no such app."""
     app = world.get(App, wish.app)
-    return app.compartment if app is not None and not app.destroyed else ""
+    return world.need(Compartment, app.compartment).name if app is not None and not app.destroyed else ""
 
 
 def where_compartment(wish: Any, world: World) -> str:
-    """Return the id of ``wish.compartment``, for the permission check; "" when there is no such compartment."""
-    row = world.get(Compartment, wish.compartment) or world.first(Compartment, name=wish.compartment)
-    return row.id if row is not None else ""
+    """Return the name of ``wish.compartment``, for the permission check; "" when there is no such compartment."""
+    return name_of(world, wish.compartment)
+
+
+def name_of(world: World, text: str) -> str:
+    """Return the name of the compartment with id or name *text*; "" when there is none."""
+    row = world.get(Compartment, text) or world.first(Compartment, name=text)
+    return row.name if row is not None else ""

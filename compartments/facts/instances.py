@@ -105,7 +105,9 @@ class InstanceSaw(Fact, kind="instance.saw", kw_only=True):
     def apply(self, world: World) -> None:
         """Change the instance, and its node with it."""
         instance = world.need(Instance, self.node)
-        world.put(replace(instance, state=self.state, status=self.status, why=self.why, exits=self.exits, since=self.time))
+        ready = instance.ready or (self.time if self.state == "ready" else 0)
+        seen = replace(instance, state=self.state, status=self.status, why=self.why, exits=self.exits, ready=ready, since=self.time)
+        world.put(seen)
         if (node := world.get(Node, self.node)) is not None and node.state != NODE_STATES[self.state]:
             world.put(replace(node, state=NODE_STATES[self.state], reason=self.why[:200], since=self.time))
 
