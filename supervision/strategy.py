@@ -1,0 +1,346 @@
+"""What every strategy on this machine does alike: records, generations, stopping, destroying, taking up again.
+
+Owns the order of these, so that a death at any point leaves something that the next hands finishes off. A strategy adds how a node is
+launched and what of it may be missing.
+
+INV-STR-1: a record says ``starting`` before anything of a node exists, and ``running`` only when its init runs.
+INV-STR-2: a node that runs in the same generation is mended and answered, never started again; an older generation is refused.
+INV-STR-3: after ``destroy`` no process, group, link, socket, file or record of the node is left.
+
+May import: enjin, supervision.{confinement,driver,outgoing,records,steps,workshop}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from enjin.errors import EnjinError
+from supervision import outgoing
+from supervision.confinement import Child, read_some
+from supervision.driver import Capabilities
+from supervision.records import Identity, NodeRecord, identify, send, verify
+from supervision.steps import NetworkFailed, NodeFailed, NodeSpec, NoSuchNode, Running, Stale, Verdict
+from supervision.workshop import Workshop
+
+START_S: Final = 20.0
+REPLACED_GRACE_S: Final = 5.0
+
+
+class Launched(NamedTuple):
+    """What a strategy made: the process of init, how its end is learnt, and what to say of it."""
+
+    identity: Identity
+    status: asyncio.Future[int] | None
+    isolation: str
+    helpers: Mapping[str, Identity] = MappingProxyType({})
+
+
+class Strategy:
+    """Base of jail, user and process."""
+
+    NAME: str
+    capabilities: Capabilities
+
+    def __init__(self, workshop: Workshop) -> None:
+        self.shop: Final = workshop
+
+    # -- what a strategy adds ---------------------------------------------------------------------
+
+    def probe(self) -> Verdict:
+        raise NotImplementedError
+
+    async def launch(self, spec: NodeSpec, listeners: dict[str, int]) -> Launched:
+        """Make the node; on failure leave what is begun to ``clear``."""
+        raise NotImplementedError
+
+    def inside(self, record: NodeRecord) -> str:
+        """Return the path of the node's network namespace; "" when it has none of its own."""
+        return f"/proc/{record.identity.pid}/ns/net" if record.identity is not None and record.spec.interface is not None else ""
+
+    # -- the driver's calls -------------------------------------------------------------------------
+
+    async def prepare(self, spec: NodeSpec) -> None:
+        """Make the node's directory; limits are made with its processes."""
+        self.shop.directory(self.shop.node_directory(spec.node), 0o711)
+
+    async def start(self, spec: NodeSpec, listeners: dict[str, int]) -> Running:
+        """Make the node run as *spec* says.
+
+        Raises:
+            Stale: A newer generation is on record.
+            NodeFailed, NetworkFailed: It could not be made; nothing is left of the attempt.
+        """
+        record = self.shop.records.load(spec.node)
+        if record is not None:
+            if spec.generation < record.spec.generation:
+                raise Stale(f"{spec.node} is at generation {record.spec.generation}, the step at {spec.generation}")
+            alive = record.phase == "running" and verify(record.identity, self.shop.groups) != "gone"
+            if alive and spec.generation == record.spec.generation:
+                return await self.mend(record)
+            if alive:
+                await self.stop(spec.node, REPLACED_GRACE_S)
+        await self.clear(record if record is not None else NodeRecord(spec=spec, phase="starting"))
+        begun = NodeRecord(spec=spec, phase="starting", control=self.shop.control_path(spec))
+        self.shop.records.save(begun)
+        try:
+            async with asyncio.timeout(START_S):
+                await self.prepare(spec)
+                launched = await self.launch(spec, listeners)
+        except BaseException as error:
+            await self.clear(begun)
+            self.shop.records.save(msgspec.structs.replace(begun, phase="stopped"))
+            if isinstance(error, OSError | TimeoutError) and not isinstance(error, EnjinError):
+                raise NodeFailed(f"{spec.node} does not start: {error or 'not in time'}") from error
+            raise
+        record = msgspec.structs.replace(
+            begun, phase="running", identity=launched.identity, helpers=dict(launched.helpers), isolation=launched.isolation,
+            closed=tuple(self.shop.ways_out.get(spec.uid, ())),
+        )
+        self.shop.records.save(record)
+        self.shop.watch(spec.node, spec.generation, launched.identity, launched.status)
+        return self.running(record, ())
+
+    async def mend(self, record: NodeRecord) -> Running:
+        """Put back what of a running node someone removed."""
+        spec, groups = record.spec, self.shop.groups
+        if groups is not None and record.identity is not None and verify(record.identity, groups) == "displaced":
+            record = await self._gather(record)
+        if spec.interface is not None and self.inside(record):
+            await self.attach(spec, self.inside(record))
+        if spec.outgoing and not self._way_out(record):
+            record = await self._reopen(record)
+        return self.running(record, ())
+
+    async def inspect(self, node: str) -> Running | None:
+        """Say what is there of *node*."""
+        record = self.shop.records.load(node)
+        if record is None:
+            return None
+        lost = await self.missing(record) if record.phase == "running" else []
+        return self.running(record, tuple(lost))
+
+    async def stop(self, node: str, grace_s: float) -> None:
+        """Ask the node's init to end, make it after *grace_s*, and leave only its state and its record."""
+        record = self.shop.records.load(node)
+        if record is None:
+            raise NoSuchNode(f"there is no node {node}")
+        self.shop.unwatch(node)
+        if grace_s > 0 and send(record.identity, self.shop.groups, signal.SIGTERM):
+            await self.shop.ended(record.identity, grace_s)
+        await self.clear(record)
+        self.shop.records.save(msgspec.structs.replace(record, phase="stopped", identity=None, helpers={}))
+
+    async def destroy(self, node: str, keep_state: bool) -> None:
+        """Leave nothing of the node (but its state, if asked to keep it)."""
+        record = self.shop.records.load(node)
+        if record is not None:
+            self.shop.unwatch(node)
+            await self.clear(record)
+        if not keep_state:
+            shutil.rmtree(self.shop.node_directory(node), ignore_errors=True)
+        self.shop.records.forget(node)
+
+    async def recover(self) -> list[Running]:
+        """Take up again what earlier hands started by this strategy; finish off what it only began."""
+        found = []
+        for node in self.shop.records.nodes():
+            record = self.shop.records.load(node)
+            if record is None or record.spec.strategy != self.NAME:
+                continue
+            if record.phase == "starting":
+                await self.clear(record)
+                self.shop.records.save(msgspec.structs.replace(record, phase="stopped", identity=None))
+            elif record.phase == "running" and record.identity is not None:
+                found.append(self.running(record, ()))
+                self.shop.watch(node, record.spec.generation, record.identity, None)
+        return found
+
+    # -- parts -----------------------------------------------------------------------------------------
+
+    async def clear(self, record: NodeRecord) -> None:
+        """End whatever there is of the node's processes and remove what they ran in."""
+        spec = record.spec
+        for helper in record.helpers.values():
+            send(helper, self.shop.groups, signal.SIGKILL)
+        if self.shop.groups is not None:
+            await self.shop.groups.finish(spec.node)
+        else:
+            await self.finish_unprivileged(record)
+        if spec.interface is not None:
+            with contextlib.suppress(NetworkFailed):
+                await self.shop.worker.call("link.detach", netns=self.fabric(spec), port=self.port(spec))
+        with contextlib.suppress(FileNotFoundError):
+            (self.shop.home / self.shop.control_path(spec)).unlink()
+
+    async def finish_unprivileged(self, record: NodeRecord) -> None:
+        """End a node's processes where there are no control groups."""
+        raise NotImplementedError
+
+    def running(self, record: NodeRecord, lost: tuple[str, ...]) -> Running:
+        """Return what to say of *record*."""
+        identity, spec = record.identity, record.spec
+        there = record.phase == "running" and verify(identity, self.shop.groups) != "gone"
+        return Running(
+            node=spec.node, generation=spec.generation, strategy=spec.strategy, purpose=spec.purpose,
+            state="running" if there else "stopped" if record.phase == "stopped" else "gone",
+            pid=identity.pid if there and identity is not None else 0, control=record.control if there else "",
+            isolation=record.isolation, missing=lost if there or record.phase == "stopped" else ("process",), status=record.status,
+        )  # fmt: skip
+
+    async def missing(self, record: NodeRecord) -> list[str]:
+        """Return what of a running node is not there any more."""
+        if record.identity is None or (state := verify(record.identity, self.shop.groups)) == "gone":
+            return ["process"]
+        lost = []
+        if self.shop.groups is not None:
+            lost += self.shop.groups.missing(record.spec.node)
+            if state == "displaced" and not lost:
+                lost.append("cgroup:process")
+        interface = record.spec.interface
+        if interface is not None and self.inside(record):
+            lost += await self.shop.worker.call("link.missing", **self._link(record.spec, self.inside(record), inspect=True))
+        if record.spec.outgoing and not self._way_out(record):
+            lost.append("outgoing")
+        return lost
+
+    def fabric(self, spec: NodeSpec) -> str:
+        """Return the name of the namespace that holds the fabric: our own ("") inside a jail, else the cloud's."""
+        return "" if self.shop.own_network else f"enjin-{self.shop.config.tag}"
+
+    def port(self, spec: NodeSpec) -> str:
+        """Return the name of the fabric's end of the node's link."""
+        if spec.interface is not None and spec.interface.port:
+            return spec.interface.port
+        digits = spec.node.rpartition("-")[2]
+        return f"p{digits[:14]}" if self.shop.own_network else f"enj{self.shop.config.tag}{digits[:6]}"
+
+    def _link(self, spec: NodeSpec, inside: str, inspect: bool = False) -> dict[str, Any]:
+        interface = spec.interface
+        if interface is None:
+            raise NodeFailed(f"{spec.node} has no interface")
+        common: dict[str, Any] = {
+            "netns": self.fabric(spec), "inside": inside, "bridge": interface.bridge, "port": self.port(spec), "name": interface.name,
+            "addresses": interface.addresses, "gateway": interface.gateway,
+        }  # fmt: skip
+        return common if inspect else {**common, "isolated": interface.isolated}
+
+    async def attach(self, spec: NodeSpec, inside: str) -> list[str]:
+        """Make or mend the node's link; return what had to be made."""
+        made: list[str] = await self.shop.worker.call("link.attach", **self._link(spec, inside))
+        return made
+
+    def _way_out(self, record: NodeRecord) -> bool:
+        return verify(record.helpers.get(outgoing.NAME), self.shop.groups) == "ours"
+
+    async def _reopen(self, record: NodeRecord) -> NodeRecord:
+        if record.identity is None:
+            raise NodeFailed(f"{record.spec.node} does not run")
+        helper = await outgoing.open_way(self.shop, record.spec, record.identity.pid)
+        record = msgspec.structs.replace(record, helpers={**record.helpers, outgoing.NAME: helper})
+        self.shop.records.save(record)
+        return record
+
+    async def _gather(self, record: NodeRecord) -> NodeRecord:
+        """Make lost control groups anew and move the node's processes back into them."""
+        groups, identity, spec = self.shop.groups, record.identity, record.spec
+        if groups is None or identity is None:
+            return record
+        groups.create(spec.node, spec.limits, spec.range if spec.purpose == "ring1" else None)
+        members = {identity.pid, *groups.processes(spec.node), *_namespace_mates(identity.pid)}
+        try:
+            for pid in sorted(members):
+                with contextlib.suppress(ProcessLookupError):
+                    groups.attach(spec.node, pid, spec.purpose == "ring1")
+        except OSError as error:
+            raise NodeFailed(f"processes of {spec.node} cannot be moved back into their control groups: {error.strerror}") from error
+        again = identify(identity.pid, groups)
+        record = msgspec.structs.replace(record, identity=again)
+        self.shop.records.save(record)
+        return record
+
+
+def _namespace_mates(pid: int) -> set[int]:
+    """Return the processes in the pid namespace of *pid* and below it, where that is not our own."""
+    own = os.readlink("/proc/self/ns/pid")
+    try:
+        theirs = os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return set()
+    if theirs == own:
+        return set()
+    found = set()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/{name}/ns/pid") == theirs:
+                    found.add(int(name))
+    return found
+
+
+def init_spec(spec: NodeSpec, control: int, listeners: dict[str, int], translate: dict[str, str], subreaper: bool, own: bool) -> bytes:
+    """Return what the node's init is told, as JSON.
+
+    Args:
+        translate: target -> host path, where a node has no mount namespace of its own.
+        own: Services run as init's own user, whatever they say.
+    """
+    services = []
+    for service in spec.services:
+        plain = {**msgspec.to_builtins(msgspec.structs.replace(service, env={**spec.environment, **service.env}))}
+        for name in ("argv", "env", "cwd", "fds", "name"):
+            plain.setdefault(name, msgspec.to_builtins(getattr(service, name)))
+        if own:
+            plain.update(uid=-1, gid=-1, groups=[])
+        if translate:
+            plain["argv"] = [translated(text, translate) for text in plain["argv"]]
+            plain["env"] = {key: translated(text, translate) for key, text in plain["env"].items()}
+            plain["cwd"] = translated(plain["cwd"], translate)
+        services.append(plain)
+    controls: list[dict[str, Any]] = [{"fd": control, "role": "supervisor"}]
+    for extra in spec.controls:
+        controls.append({
+            "path": translated(extra.path, translate), "owner": extra.owner, "mode": extra.mode, "role": extra.role,
+            "uids": [list(pair) for pair in extra.uids],
+        })  # fmt: skip
+        if own:
+            controls[-1].pop("owner")
+    return json.dumps({
+        "name": spec.node, "subreaper": subreaper, "controls": controls,
+        "listeners": [{"name": handle.removeprefix("listener:"), "fd": fd} for handle, fd in listeners.items()],
+        "channels": list(spec.channels), "services": services,
+    }).encode()  # fmt: skip
+
+
+def translated(text: str, table: dict[str, str]) -> str:
+    """Return *text* with a leading target replaced by its path on the host; longest target first."""
+    for target in sorted(table, key=len, reverse=True):
+        if text == target or text.startswith((target + "/", target + ":")):
+            return table[target] + text[len(target) :]
+    return text
+
+
+async def tell_init(channel: socket.socket, data: bytes, child: Child) -> None:
+    """Give init its specification and wait until it has taken it.
+
+    Raises:
+        NodeFailed: Init ended, or did not take it in time.
+    """
+    loop = asyncio.get_running_loop()
+    channel.setblocking(False)
+    try:
+        await loop.sock_sendall(channel, data)
+        channel.shutdown(socket.SHUT_WR)
+        await read_some(channel.fileno(), START_S, "init does not take its specification")
+    except OSError as error:
+        raise NodeFailed(f"init ended before it began{child.errors()}") from error

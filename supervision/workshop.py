@@ -1,0 +1,340 @@
+"""What the strategies work with: hands' configuration, directories, reaper, worker, groups, records and filters, in one place.
+
+Owns the configuration's shape, the resolution of (root, source) to a path, and the waiting for processes. Carries out no step.
+
+INV-WSH-1: a path from a step is resolved below its root without following any symbolic link on the way.
+
+May import: enjin, supervision.{cgroups,records,seccomp,steps,worker}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from enjin.errors import ConfigError
+from enjin.host import read_bounded, write_atomic
+from supervision import firewall, kernel, seccomp
+from supervision.cgroups import Groups
+from supervision.records import Identity, Records, hold, verify
+from supervision.steps import HOST_ROOT, BadStep, Mount, NodeFailed, NodeSpec, Rule
+from supervision.worker import Worker
+
+INSIDE_HOME: Final = "/var/lib/enjin"
+INSIDE_RUNTIME: Final = "/opt/enjin"
+APP_HOME: Final = "/home/app"
+FABRICS: Final = "run/fabrics.json"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How hands is told where it works.
+
+    Args:
+        tag: First six hex digits of the cloud's id.
+        home: ENJIN_HOME, as hands sees it.
+        runtime: The runtime copy, with bin/python.
+        roots: Named directories that steps may name, beside nodes, instances, releases and blobs below home.
+        privileged: Hands is root of its user namespace.
+        uids: Ranges of uids for nodes; a ring 1 jail's 65,536 lie within one of them.
+        host_directories: What the root `host` may name, read-only.
+        init: Path of the control socket of hands' own init, where listeners are taken; "" when they come with the steps.
+        program: init's path below the runtime; "" looks for it.
+        closed: Addresses that no node's way out may reach: those of the host.
+        own_network: Hands' network namespace is the cloud's own, so that a fabric and rules may be made in it; by default only inside a
+            user namespace, as in a ring 1 jail.
+    """
+
+    tag: str
+    home: str
+    runtime: str
+    roots: dict[str, str] = {}
+    privileged: bool = True
+    uids: tuple[tuple[int, int], ...] = ()
+    host_directories: tuple[str, ...] = ()
+    init: str = ""
+    program: str = ""
+    closed: tuple[str, ...] = ()
+    own_network: bool | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.tag) != 6 or not set(self.tag) <= set("0123456789abcdef"):
+            raise ConfigError(f"tag {self.tag!r} is not six hex digits")
+        for path in (self.home, self.runtime, *self.roots.values(), *self.host_directories):
+            if not path.startswith("/"):
+                raise ConfigError(f"{path!r} is not an absolute path")
+        if HOST_ROOT in self.roots:
+            raise ConfigError(f"the root {HOST_ROOT!r} cannot be given")
+
+
+class Fabric(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What hands remembers of a fabric."""
+
+    bridge: str = ""
+    rules: tuple[Rule, ...] = ()
+
+
+class Reaper:
+    """Collects children, and the orphans that a subreaper inherits; remembers the statuses that somebody asked for."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, asyncio.Future[int]] = {}
+
+    def start(self) -> None:
+        """Begin; needs the running loop."""
+        with contextlib.suppress(OSError):
+            kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self.reap)
+
+    def reap(self) -> None:
+        """Collect whoever ended."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            future = self._waiting.pop(pid, None)
+            if future is not None and not future.done():
+                future.set_result(os.waitstatus_to_exitcode(status))
+
+    def expect(self, pid: int) -> asyncio.Future[int]:
+        """Return the future exit status of a child forked in this very turn of the loop."""
+        return self._waiting.setdefault(pid, asyncio.get_running_loop().create_future())
+
+
+class Workshop:
+    """Everything a strategy needs."""
+
+    def __init__(self, config: Config, emit: Callable[[dict[str, Any]], None]) -> None:
+        self.config: Final = config
+        self.home: Final = Path(config.home)
+        self.emit: Final = emit
+        self.records: Final = Records(self.home / "run" / "nodes")
+        self.groups: Final = Groups(config.tag) if config.privileged else None
+        self.reaper: Final = Reaper()
+        self.worker: Final = Worker()
+        self.ways_out: Final[dict[int, list[str]]] = {}
+        self._fabrics: dict[str, Fabric] = {}
+        self._watched: dict[str, int] = {}
+
+    # -- paths --------------------------------------------------------------------------------
+
+    def root(self, name: str) -> Path:
+        """Return the directory of a named root.
+
+        Raises:
+            BadStep: There is no such root.
+        """
+        known = {"nodes": "nodes", "releases": "releases", "instances": "instances", "blobs": "blobs"}
+        if name in self.config.roots:
+            return Path(self.config.roots[name])
+        if name in known:
+            return self.home / known[name]
+        raise BadStep(f"there is no root {name!r}")
+
+    def source(self, mount: Mount) -> str:
+        """Return the host path of *mount*, checked.
+
+        Raises:
+            BadStep: It is not there, not allowed, or a symbolic link leads there.
+        """
+        if mount.root == HOST_ROOT:
+            if not any(f"{mount.source}/".startswith(f"{allowed.rstrip('/')}/") for allowed in self.config.host_directories):
+                raise BadStep(f"{mount.source} is not among the host directories that may be shown to nodes")
+            if not os.path.exists(mount.source):
+                raise BadStep(f"{mount.source} is not there")
+            return mount.source
+        return str(self.beneath(self.root(mount.root), mount.source))
+
+    @staticmethod
+    def beneath(root: Path, relative: str) -> Path:
+        """Return root/relative after walking it part by part without following a link."""
+        descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for part in relative.split("/"):
+                try:
+                    following = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+                except OSError as error:
+                    raise BadStep(f"{relative} in {root}: {error.strerror}") from error
+                os.close(descriptor)
+                descriptor = following
+                if stat.S_ISLNK(os.fstat(descriptor).st_mode):
+                    raise BadStep(f"{relative} in {root} leads through a link")
+        finally:
+            os.close(descriptor)
+        return root / relative
+
+    def directory(self, path: Path, mode: int, owner: int | None = None) -> Path:
+        """Make *path* with exactly *mode* and *owner*; parents below home can be passed through by every uid, not read."""
+        for parent in reversed(path.parents):
+            if parent.is_relative_to(self.home) and not parent.exists():
+                parent.mkdir(mode=0o711)
+                parent.chmod(0o711)
+        path.mkdir(mode=mode, exist_ok=True)
+        path.chmod(mode)
+        if owner is not None and self.config.privileged:
+            os.chown(path, owner, owner)
+        return path
+
+    def node_directory(self, node: str) -> Path:
+        """Return where a node's own state lives."""
+        return self.root("nodes") / node
+
+    @property
+    def own_network(self) -> bool:
+        """Whether hands may change the network namespace that it runs in."""
+        if self.config.own_network is not None:
+            return self.config.own_network
+        return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
+
+    def init_command(self, runtime: str) -> list[str]:
+        """Return the start of init's command line, with the runtime seen at *runtime*."""
+        return [f"{runtime}/bin/python", "-I", "-S", f"{runtime}/{self.config.program or self._find_init()}"]
+
+    def _find_init(self) -> str:
+        base = Path(self.config.runtime)
+        for pattern in ("lib/python3*/site-packages/supervision/init/__main__.py", "supervision/init/__main__.py"):
+            for found in sorted(base.glob(pattern)):
+                return str(found.relative_to(base))
+        raise ConfigError(f"there is no supervision/init in {base}", hint="`enjin up` makes the runtime copy")
+
+    def check_uids(self, first: int, last: int) -> None:
+        """Check that the uids *first* to *last* lie in one allowed range.
+
+        Raises:
+            BadStep: They do not.
+        """
+        if not any(low <= first <= last <= high for low, high in self.config.uids):
+            raise BadStep(f"uids {first} to {last} are not among those that nodes may have")
+
+    # -- the control socket of a node's init ----------------------------------------------------
+
+    def control_path(self, spec: NodeSpec) -> str:
+        return f"run/agents/{spec.compartment}/{spec.node}.sock"
+
+    def listen_control(self, spec: NodeSpec) -> socket.socket:
+        """Return the listening socket of the node's init; only ``control_uid`` (and root) can connect to it."""
+        path = self.home / self.control_path(spec)
+        self.directory(path.parent, 0o711)
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        mask = os.umask(0o177)
+        try:
+            control.bind(str(path))
+        except OSError as error:
+            control.close()
+            raise NodeFailed(f"cannot make {path}: {error}") from error
+        finally:
+            os.umask(mask)
+        if self.config.privileged and spec.control_uid:
+            os.chown(path, spec.control_uid, spec.control_uid)
+        control.listen(16)
+        return control
+
+    def filters(self) -> tuple[bytes, bytes]:
+        """Return the system call filters of tenants."""
+        return seccomp.programs(self.home / "run")
+
+    # -- fabrics ------------------------------------------------------------------------------------
+
+    async def apply_rules(self, netns: str = "") -> None:
+        """Put the rules of a fabric into force: in our own namespace, or in the named one."""
+        fabric = self._fabrics.get(netns, Fabric())
+        text = firewall.fabric_text(fabric.bridge, fabric.rules, {} if netns else self.ways_out)
+        await self.worker.call("firewall.replace", inside=f"/run/netns/{netns}" if netns else "", text=text)
+
+    def remember_fabric(self, netns: str, bridge: str | None, rules: tuple[Rule, ...] | None) -> None:
+        """Note a fabric's bridge or rules, for the next hands too."""
+        known = self._fabrics.get(netns, Fabric())
+        fabric = Fabric(bridge=known.bridge if bridge is None else bridge, rules=known.rules if rules is None else rules)
+        if fabric != known:
+            self._fabrics[netns] = fabric
+            write_atomic(self.home / FABRICS, msgspec.json.encode(self._fabrics), mode=0o600)
+
+    def forget_fabric(self, netns: str) -> None:
+        """Forget a fabric."""
+        if self._fabrics.pop(netns, None) is not None:
+            write_atomic(self.home / FABRICS, msgspec.json.encode(self._fabrics), mode=0o600)
+
+    def recover_fabric(self) -> None:
+        """Take up what an earlier hands noted; the kernel still has the rules themselves."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fabrics = msgspec.json.decode(read_bounded(self.home / FABRICS, 1 << 22), type=dict[str, Fabric])
+        for node in self.records.nodes():
+            record = self.records.load(node)
+            if record is not None and record.phase == "running" and record.spec.outgoing and record.spec.purpose != "ring1":
+                self.ways_out[record.spec.uid] = list(record.closed)
+
+    # -- processes ------------------------------------------------------------------------------
+
+    def watch(self, node: str, generation: int, identity: Identity, status: asyncio.Future[int] | None) -> None:
+        """Tell when the node's process ends; *status* is its exit status where hands (or its monitor) is the parent."""
+        self.unwatch(node)
+        descriptor = hold(identity, self.groups)
+        if descriptor is None:
+            self._told(node, generation, None)
+            return
+        self._watched[node] = descriptor
+        loop = asyncio.get_running_loop()
+
+        def ended() -> None:
+            self.unwatch(node)
+            task = loop.create_task(self._tell(node, generation, status))
+            _KEPT.add(task)
+            task.add_done_callback(_KEPT.discard)
+
+        loop.add_reader(descriptor, ended)
+
+    async def _tell(self, node: str, generation: int, status: asyncio.Future[int] | None) -> None:
+        code = None
+        if status is not None:
+            self.reaper.reap()
+            with contextlib.suppress(TimeoutError):
+                code = await asyncio.wait_for(asyncio.shield(status), 1.0)
+        self._told(node, generation, code)
+
+    def _told(self, node: str, generation: int, status: int | None) -> None:
+        record = self.records.load(node)
+        if record is not None and record.spec.generation == generation and record.phase == "running":
+            self.records.save(msgspec.structs.replace(record, status=status))
+        self.emit({"event": "node.exited", "node": node, "generation": generation, "status": status})
+
+    def unwatch(self, node: str) -> None:
+        """Stop watching."""
+        descriptor = self._watched.pop(node, None)
+        if descriptor is not None:
+            asyncio.get_running_loop().remove_reader(descriptor)
+            os.close(descriptor)
+
+    async def ended(self, identity: Identity | None, deadline_s: float) -> bool:
+        """Wait until the process is gone; return whether it is."""
+        if identity is None:
+            return True
+        descriptor = hold(identity, self.groups)
+        if descriptor is None:
+            return True
+        loop = asyncio.get_running_loop()
+        gone = loop.create_future()
+        loop.add_reader(descriptor, lambda: gone.done() or gone.set_result(None))
+        try:
+            await asyncio.wait_for(gone, deadline_s)
+        except TimeoutError:
+            return verify(identity, self.groups) == "gone"
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+        return True
+
+
+_KEPT: Final[set[asyncio.Task[None]]] = set()

@@ -1,0 +1,210 @@
+"""A real hands for tests: in a home of its own, over a real channel, with a runtime copy that jails can use.
+
+Owns `Rig` (hands as a child process, steps in and results out) and the making of specifications. Everything it starts it ends, also when a
+test fails: hands is killed, then every node's groups, network namespace, links and mounts that bear the rig's tag are removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from supervision import steps
+from supervision.cgroups import Groups
+from tests.places import temporary_home
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+FIRST_UID = 1_900_000_000
+DEADLINE_S = 20.0
+PACKAGES = ("msgspec", "pyroute2", "pyseccomp.py", "structlog")
+
+
+class Failed(Exception):
+    """Hands answered with an error."""
+
+    def __init__(self, code: str, message: str, hint: str) -> None:
+        super().__init__(f"{code} {message}")
+        self.code, self.message, self.hint = code, message, hint
+
+
+def make_runtime(folder: Path) -> Path:
+    """Make a runtime copy with just what hands and init need."""
+    runtime = folder / "runtime"
+    packages = runtime / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
+    (runtime / "bin").mkdir(parents=True)
+    packages.mkdir(parents=True)
+    (runtime / "bin" / "python").symlink_to("/usr/bin/python3")
+    (runtime / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\n")
+    for name in ("enjin", "supervision"):
+        shutil.copytree(CHECKOUT / name, packages / name, ignore=shutil.ignore_patterns("__pycache__"))
+    import msgspec as anchor
+
+    site = Path(anchor.__file__).parents[1]
+    for name in PACKAGES:
+        if (site / name).is_dir():
+            shutil.copytree(site / name, packages / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(site / name, packages / name)
+    return runtime
+
+
+class Rig:
+    """One hands and its channel."""
+
+    def __init__(self, home: Path, runtime: Path, **config: Any) -> None:
+        self.home, self.tag = home, secrets.token_hex(3)
+        root = os.geteuid() == 0
+        self.config = {
+            "tag": self.tag, "home": str(home), "runtime": str(runtime), "privileged": root,
+            "uids": [[FIRST_UID, FIRST_UID + 4 * 65_536 - 1]] if root else [], **config,
+        }  # fmt: skip
+        (home / "run").mkdir(exist_ok=True)
+        self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (self.ours, self.theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        self.events: list[dict[str, Any]] = []
+        self.process: subprocess.Popen[bytes] | None = None
+        self.number = 0
+        self.prefix: tuple[str, ...] = ()
+
+    def start(self) -> None:
+        """Start hands."""
+        path = self.home / "run" / "hands.json"
+        path.write_text(json.dumps(self.config))
+        self.log = open(self.home / "hands.log", "ab")  # noqa: SIM115
+        line = [*self.prefix, sys.executable, "-m", "supervision.hands", "--channel", str(self.theirs.fileno()), "--config", str(path)]
+        self.process = subprocess.Popen(line, pass_fds=[self.theirs.fileno()], cwd=CHECKOUT, stdin=subprocess.DEVNULL, stderr=self.log)
+
+    def kill(self) -> None:
+        """Kill hands, as a crash would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+            self.log.close()
+
+    def said(self) -> str:
+        return (self.home / "hands.log").read_text()
+
+    def send(self, step: steps.Step, descriptors: tuple[int, ...] = ()) -> int:
+        """Send a step without waiting for its answer."""
+        self.number += 1
+        data = msgspec.json.encode({"id": self.number, "step": step})
+        socket.send_fds(self.ours, [data], list(descriptors))
+        return self.number
+
+    def answer(self, number: int, deadline_s: float = DEADLINE_S) -> Any:
+        """Return the result of a step."""
+        end = time.monotonic() + deadline_s
+        while True:
+            message = self._receive(end)
+            if message.get("id") == number:
+                if "error" in message:
+                    raise Failed(**message["error"])
+                return message["result"]
+
+    def _receive(self, end: float) -> dict[str, Any]:
+        while True:
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([self.ours], [], [], left)[0]:
+                raise TimeoutError(f"hands says nothing; its log: {self.said()[-2000:]}")
+            message: dict[str, Any] = json.loads(self.ours.recv(1 << 20))
+            if "event" in message:
+                self.events.append(message)
+            return message
+
+    def do(self, step: steps.Step, descriptors: tuple[int, ...] = (), deadline_s: float = DEADLINE_S) -> Any:
+        """Carry out a step."""
+        return self.answer(self.send(step, descriptors), deadline_s)
+
+    def event(self, node: str, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
+        """Return the event of a node that ended."""
+        end = time.monotonic() + deadline_s
+        while True:
+            for event in self.events:
+                if event["node"] == node:
+                    self.events.remove(event)
+                    return event
+            self._receive(end)
+
+    def clean(self) -> None:
+        """End and remove everything that bears the rig's tag."""
+        self.kill()
+        self.ours.close()
+        self.theirs.close()
+        if os.geteuid() != 0:
+            return
+        groups = Groups(self.tag)
+        end = time.monotonic() + 5
+        for node in groups.nodes():
+            while (groups.processes(node) or not groups._remove(node)) and time.monotonic() < end:
+                groups.kill(node)
+        groups.remove_parent()
+        space = f"/run/netns/enjin-{self.tag}"
+        if os.path.exists(space):
+            subprocess.run(["umount", "-l", space], check=False)
+            with contextlib.suppress(OSError):
+                os.unlink(space)
+
+
+@contextlib.contextmanager
+def rig(runtime: Path, **config: Any) -> Iterator[Rig]:
+    """A running hands in a home of its own."""
+    with temporary_home() as folder:
+        home = folder / "h"
+        home.mkdir(mode=0o711)
+        home.chmod(0o711)
+        one = Rig(home, runtime, **config)
+        try:
+            one.start()
+            yield one
+        finally:
+            one.clean()
+
+
+def node_name() -> str:
+    """Return a fresh node id."""
+    return f"node-{secrets.token_hex(8)}"
+
+
+def sleeper(name: str = "main", **more: Any) -> steps.Service:
+    """A service that does nothing."""
+    return steps.Service(name=name, argv=("/usr/bin/sleep", "1000"), **more)
+
+
+def wait_until(condition: Any, deadline_s: float = 10.0) -> Any:
+    """Return the first true value of *condition*."""
+    end = time.monotonic() + deadline_s
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > end:
+            raise TimeoutError("it did not become true in time")
+        select.select([], [], [], 0.01)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def stop_process(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
