@@ -97,6 +97,9 @@ def read_members(archive: int) -> Iterator[Member]:
         member = _extend(member, extended, end)
         extended = {}
         position += BLOCK + _padded(member.size)
+        # Only now: a header's own name is cut at 100 bytes when a longer one came before it.
+        if member.kind == FILE and member.path.endswith(b"/"):
+            raise NotAnArchive(f"{_shown(member.path)} is a file whose name ends with a slash")
         yield member
     if extended:
         raise NotAnArchive("an extended header is followed by no member")
@@ -131,8 +134,6 @@ def _parse_header(block: bytes, position: int) -> tuple[Member, bytes]:
         if size and kind != DIRECTORY:
             raise NotAnArchive(f"{_shown(path)} is a {kind} with contents")
         size = 0
-    if kind == FILE and path.endswith(b"/"):
-        raise NotAnArchive(f"{_shown(path)} is a file whose name ends with a slash")
     return Member(path, kind, _number(block[100:108], where), size, position + BLOCK, _text(block[157:257])), flag
 
 

@@ -390,7 +390,7 @@ def test_slow_head_is_cut_off(running: Running) -> None:
     assert running.get(raw=b"GET / HTTP/1.1\r\nHost: one.local")[0] == 408
 
 
-INJECTIONS = ["a;b", "a b", "a\nb", "a$(x)", "a`x`", "../a", "-a", "a\\b", "ä", "a" * 300, "", "a..b", ".a", "a.", "A", "a\0", "a\u2028b", "x{y}"]
+INJECTIONS = ["a;b", "a b", "a\nb", "a$(x)", "a`x`", "../a", "-a", "a\\b", "ä", "a" * 300, "", "a..b", ".a", "a.", "A", "a\0", "a\u2028b"]
 
 
 @pytest.mark.parametrize("text", INJECTIONS)
@@ -463,7 +463,8 @@ def test_routes_keep_their_slots(rounds: list[list[str]]) -> None:
         slots = place([Route(app, hosts_of(app)) for app in apps], Seen(hosts))
         now = {name: slot.number for slot in slots for name in slot.hosts}
         assert len({slot.number for slot in slots}) == len(apps)
-        assert {name: number for name, number in now.items() if name in hosts} == {name: hosts[name] for name in now if name in hosts}
+        stayed = now.keys() & hosts.keys()
+        assert {name: now[name] for name in stayed} == {name: hosts[name] for name in stayed}
         hosts = now
 
 
