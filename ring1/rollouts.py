@@ -19,11 +19,11 @@ from compartments.facts.instances import InstanceBegun, InstancesChanged
 from compartments.facts.networks import AddressAssigned
 from compartments.facts.nodes import NodePlaced, TaskEnded, TaskStarted
 from compartments.facts.releases import ReleaseLive, ReleasesPruned, ReleaseSuperseded, RolloutBegun, RolloutEnded
-from compartments.rows import Task
-from compartments.rows_apps import Agent, App, Build, Cause, Instance, InstanceWanted, Release, Rollout, Settings
+from compartments.rows import Network, Task
+from compartments.rows_apps import Agent, App, Cause, Instance, InstanceWanted, Release, Rollout, Settings
 from compartments.world import World
 from enjin.errors import Conflict
-from ring1.allocation import NO_UID, Room, agent_uid
+from ring1.allocation import NETWORK, NO_UID, Room, agent_uid
 from ring1.charter import in_force
 
 WEB: Final = "web"
@@ -201,6 +201,12 @@ def end_task(world: World, request: str, state: str, at: Moment, *, stage: str =
         yield TaskEnded(id=request, state="done" if state == "done" else "failed", stage=stage, reason=reason, time=at.time)
 
 
-def builds(world: World, app: str) -> list[Build]:
-    """Return the builds of *app* that are under way."""
-    return world.find(Build, app=app)
+def networks(world: World) -> list[Network]:
+    """Return the networks that instances are in."""
+    return world.find(Network, name=NETWORK)
+
+
+def setting_keys(world: World, app: str, version: int) -> tuple[str, ...]:
+    """Return the keys of an app's settings at *version*."""
+    row = world.get(Settings, app, version)
+    return tuple(row.values) if row is not None else ()
