@@ -94,19 +94,27 @@ def range6(text: str) -> Range6:
         raise BadAddress(f"{shorten(text)!r} is not an IPv6 range: {error}") from error
 
 
-def local_range6(cloud: str) -> str:
-    """Return the unique local /48 of a cloud: its global id is the first 40 bits of the cloud's.
+def local_range6(cloud: str, number: int = 0) -> str:
+    """Return the /64 with *number* of a cloud's unique local /48, whose global id is the first 40 bits of the cloud's.
 
     Source: RFC 4193, 3.1; the cloud's id is a SHA-256, so its bits are as good as random ones.
     """
     high = int("fd" + cloud[:10], 16)
-    return str(ipaddress.IPv6Network((high << 80, 48)))
+    return str(ipaddress.IPv6Network((high << 80 | number << 64, 64)))
 
 
 def pair_at(network: Network, offset: int) -> Pair:
-    """Return the pair at *offset*, which lies in *network*."""
+    """Return the pair at *offset*, which lies in *network*; one whose IPv6 range is a single address shares it."""
     ipv4 = str(range4(network.ipv4)[offset])
-    return Pair(offset, ipv4, str(range6(network.ipv6)[offset]) if network.ipv6 else "")
+    if not network.ipv6:
+        return Pair(offset, ipv4, "")
+    outer = range6(network.ipv6)
+    return Pair(offset, ipv4, str(outer[0 if is_shared(outer) else offset]))
+
+
+def is_shared(outer: Range6) -> bool:
+    """Whether every interface of a network has the same IPv6 address (loopback's; ports tell them apart)."""
+    return outer.num_addresses == 1
 
 
 def offset_of(network: Network, text: str) -> int:
@@ -121,7 +129,9 @@ def offset_of(network: Network, text: str) -> int:
     except ValueError as error:
         raise BadAddress(f"{shorten(text)!r} is not an IP address") from error
     size = range4(network.ipv4).num_addresses
-    start = range4(network.ipv4) if address.version == 4 else range6(network.ipv6) if network.ipv6 else None
+    start: Range4 | Range6 | None = range4(network.ipv4) if address.version == 4 else None
+    if address.version == 6 and network.ipv6 and not is_shared(range6(network.ipv6)):
+        start = range6(network.ipv6)
     offset = -1 if start is None else int(address) - int(start.network_address)
     if not 0 <= offset < size:
         ranges = " ".join(filter(None, (network.ipv4, network.ipv6)))
@@ -138,7 +148,9 @@ def block_at(network: Network, ipv4: str, ipv6: str = "") -> AddressBlock:
     outer, inner = range4(network.ipv4), range4(ipv4)
     if not inner.subnet_of(outer):
         raise OutsideNetwork(f"{inner} does not lie in network {network.name} ({outer})")
-    if not ipv6 and network.ipv6:
+    if not ipv6 and network.ipv6 and is_shared(range6(network.ipv6)):
+        ipv6 = network.ipv6
+    elif not ipv6 and network.ipv6:
         offset = int(inner.network_address) - int(outer.network_address)
         ipv6 = str(ipaddress.IPv6Network((int(range6(network.ipv6).network_address) + offset, 96 + inner.prefixlen)))
     elif ipv6 and not (network.ipv6 and range6(ipv6).subnet_of(range6(network.ipv6))):
@@ -204,3 +216,22 @@ def holder_of(world: World, address: str) -> NetworkInterface:
     if found is None:
         raise NoSuchAddress(f"nobody has address {text}")
     return found
+
+
+def check_ranges(world: World, network: Network) -> None:
+    """Check that *network*'s ranges fit each other and overlap no other network.
+
+    Raises:
+        BadAddress: Not ranges, or the IPv6 one is smaller than the IPv4 one (a single shared address is allowed).
+        AddressTaken: They overlap another network's.
+    """
+    inner4 = range4(network.ipv4)
+    inner6 = range6(network.ipv6) if network.ipv6 else None
+    if inner6 is not None and not is_shared(inner6) and inner6.num_addresses < inner4.num_addresses:
+        raise BadAddress(f"{inner6} holds fewer addresses than {inner4}")
+    for other in world.all(Network):
+        if inner4.overlaps(range4(other.ipv4)):
+            raise AddressTaken(f"{inner4} overlaps network {other.name} ({other.ipv4})")
+        outer6 = range6(other.ipv6) if other.ipv6 else None
+        if inner6 is not None and outer6 is not None and not is_shared(inner6) and inner6.overlaps(outer6):
+            raise AddressTaken(f"{inner6} overlaps network {other.name} ({other.ipv6})")

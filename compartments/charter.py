@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from bus.messages import Command
 from compartments.row import CompartmentKind
 from enjin.errors import Conflict, Refused
 
@@ -29,6 +30,12 @@ class StaleCharter(Conflict):
     """A charter is older than the one in force."""
 
     code = "E-CHA-002"
+
+
+class ReceiveCharter(Command, kind="charter.receive"):
+    """Follow a charter that the ring above signed: *frame* is its signed bytes as base64url."""
+
+    frame: str
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -120,3 +120,9 @@ def within(world: World, identity: str, home: str) -> bool:
 def nearest(world: World, identity: str, kind: str) -> str:
     """Return the nearest home of *identity* that is of *kind*; "" when there is none."""
     return next((row.id for row in reversed(home_path(world, identity)) if row.kind == kind), "")
+
+
+def locate(world: World, text: str) -> str:
+    """Return the path of the compartment that *text* names by id, name or path; *text* itself where there is none."""
+    row = world.get(Compartment, text) or (None if "/" in text else world.first(Compartment, name=text))
+    return path_text(world, row.id) if row is not None else text

@@ -7,7 +7,7 @@ never share one at the same time (``fresh_name``). Pure.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, TypeVar
 
 from compartments.row import Row
@@ -158,3 +158,11 @@ def network(world: World, text: str) -> Network:
 def tier(world: World, text: str) -> Tier:
     """Return the tier that *text* names. Raises: NoSuchTier, Ambiguous."""
     return find_one(world, Tier, text)
+
+
+def token_name(living: Iterable[Token], text: str) -> str:
+    """Return *text* as the name of a token beside an account's *living* ones. Raises: BadName, NameTaken."""
+    name = str(Name.parse(text))
+    if any(token.name == name for token in living):
+        raise NameTaken(f"there is a token {name} already")
+    return name

@@ -21,7 +21,7 @@ __all__ = [
 
 
 class Cloud(Row):
-    """The cloud itself: one row, from genesis."""
+    """The cloud itself: one row, from genesis. ``first_uid`` starts its ``uid_blocks`` blocks of host uids (-1: it has none)."""
 
     INDEX = ("name",)
 
@@ -29,6 +29,8 @@ class Cloud(Row):
     name: str
     compartment: str
     founded: int
+    first_uid: int = -1
+    uid_blocks: int = 0
 
 
 class Compartment(Row):
@@ -156,7 +158,7 @@ class NetworkInterface(Row):
 
 
 class AddressBlock(Row):
-    """A part of a network that was delegated to a domain, which gives out its addresses alone."""
+    """A part of a network whose addresses *domain* alone gives out; "": set aside for one that is still to come."""
 
     KEY = ("network", "ipv4")
     INDEX = ("network", "domain")
@@ -251,7 +253,7 @@ class Endpoint(Row):
 
 
 class Counter(Row):
-    """A number that only rises."""
+    """A number that outlives what it counted: the last one given, or a fence."""
 
     KEY = ("name",)
 

@@ -13,7 +13,7 @@ from bus.messages import Asker, Role
 from compartments import graph
 from compartments.rows import Account, AccountRole, Membership, Token
 from compartments.world import World
-from enjin.errors import Refused
+from enjin.errors import Forbidden, Refused
 
 
 class TokenRefused(Refused):
@@ -55,9 +55,19 @@ def of_token(world: World, secret_hash: str, time: int, *, door: str = "http", r
 
 
 def covers(world: World, asker: Asker, compartment: str) -> bool:
-    """Whether *asker*'s bound reaches *compartment* ("" stands for the whole domain)."""
-    if asker.role >= Role.SUPERVISOR or not asker.compartment:
+    """Whether *asker*'s bound (an id, a name or a path) is *compartment* (an id) or a home above it.
+
+    An asker without a bound reaches everything from operator upwards, and nothing below.
+    """
+    if asker.role >= Role.SUPERVISOR:
         return True
-    if not compartment:
-        return world.get(graph.Compartment, asker.compartment) is not None and not graph.parents(world, asker.compartment)
-    return graph.within(world, compartment, asker.compartment)
+    if not asker.compartment:
+        return asker.role >= Role.OPERATOR
+    bound, path = graph.locate(world, asker.compartment), graph.path_text(world, compartment)
+    return path == bound or path.startswith(bound + "/")
+
+
+def require(world: World, asker: Asker, identity: str) -> None:
+    """Check that compartment or node *identity* lies within *asker*'s bound. Raises: Forbidden."""
+    if not covers(world, asker, identity):
+        raise Forbidden(f"{identity} lies outside {asker.compartment or 'nothing'}, which is what you may touch")

@@ -73,14 +73,16 @@ class CharterReceived(Fact, kind="charter.received"):
             world.put(AddressBlock(network=block.network, ipv4=block.ipv4, ipv6=block.ipv6, domain=given.domain))
             if world.get(Network, f"{block.network}/{block.ipv4}") is None:
                 world.put(_network_of(block, given, self.time))
-        for number, key in enumerate(given.revoked, 1):
+        for key in given.revoked:
             if world.get(RevokedKey, key) is None:
+                number = max((row.number for row in world.all(RevokedKey)), default=0) + 1
                 world.put(RevokedKey(key=key, number=number, time=self.time, by=given.parent, reason="revoked by the ring above"))
 
 
 def _network_of(block: charter.Block, given: charter.Charter, time: int) -> Network:
     first4 = ipaddress.ip_network(block.ipv4)[1]
-    gateway6 = str(ipaddress.ip_network(block.ipv6)[1]) if block.ipv6 else ""
+    range6 = ipaddress.ip_network(block.ipv6) if block.ipv6 else None
+    gateway6 = "" if range6 is None else str(range6[1 if range6.num_addresses > 1 else 0])
     home = next((place.id for place in given.compartments if not place.parent), "")
     return Network(
         id=f"{block.network}/{block.ipv4}",

@@ -36,7 +36,7 @@ class NodePlaced(Fact, kind="node.placed", kw_only=True):
     time: int
 
     def apply(self, world: World) -> None:
-        """Add the node's row, and never give its block of uids again."""
+        """Add the node's row, and let the search for a block of uids go on after its own."""
         world.put(
             Node(
                 id=self.node,
@@ -52,9 +52,8 @@ class NodePlaced(Fact, kind="node.placed", kw_only=True):
                 created=self.time,
             )
         )
-        known = world.get(Counter, UID_RANGES)
-        if self.range_index >= 0 and (known is None or known.value <= self.range_index):
-            world.put(Counter(name=UID_RANGES, value=self.range_index + 1))
+        if self.range_index >= 0:
+            world.put(Counter(name=UID_RANGES, value=self.range_index))
 
 
 class NodeWanted(Fact, kind="node.wanted"):
@@ -98,7 +97,7 @@ class NodeSeen(Fact, kind="node.seen", kw_only=True):
 
 
 class NodeRemoved(Fact, kind="node.removed"):
-    """*node* is gone: its addresses, tiers and edges are too. Its id is never used again."""
+    """*node* is gone: its addresses, tiers and edges are too, its blocks wait for another. Its id is never used again."""
 
     node: str
 
@@ -111,7 +110,7 @@ class NodeRemoved(Fact, kind="node.removed"):
         for edge in world.find(Containment, child=self.node):
             world.delete(Containment, edge.parent, edge.child)
         for block in world.find(AddressBlock, domain=self.node):
-            world.delete(AddressBlock, block.network, block.ipv4)
+            world.put(msgspec.structs.replace(block, domain=""))
         world.delete(NodeObservation, self.node)
         world.delete(Node, self.node)
 

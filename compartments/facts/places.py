@@ -13,17 +13,28 @@ from compartments.rows import Cloud, Compartment, Containment, Counter, Endpoint
 from compartments.world import World
 
 
-class CloudFounded(Fact, kind="cloud.founded"):
-    """The cloud exists; *compartment* is the root of its compartments."""
+class CloudFounded(Fact, kind="cloud.founded", kw_only=True):
+    """The cloud exists; *compartment* is the root of its compartments, *first_uid* starts its blocks of host uids."""
 
     cloud: str
     name: str
     compartment: str
+    first_uid: int = -1
+    uid_blocks: int = 0
     time: int
 
     def apply(self, world: World) -> None:
         """Add the cloud's row."""
-        world.put(Cloud(id=self.cloud, name=self.name, compartment=self.compartment, founded=self.time))
+        world.put(
+            Cloud(
+                id=self.cloud,
+                name=self.name,
+                compartment=self.compartment,
+                founded=self.time,
+                first_uid=self.first_uid,
+                uid_blocks=self.uid_blocks,
+            )
+        )
 
 
 class EndpointSet(Fact, kind="endpoint.set", kw_only=True):
