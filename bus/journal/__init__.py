@@ -11,11 +11,13 @@ Imports the ground, keys, ``bus.messages`` and SQLAlchemy Core. Knows no domain 
 from bus.journal.checkpoint import Checkpoint, Cosigned, check_cosigned, cosign
 from bus.journal.deciding import Outcome
 from bus.journal.entry import Cause, Commit, Entry, Head, JournalIdentity, StoredEntry, Stretch, read_stretch
+from bus.journal.follower import Fetch, Follower
 from bus.journal.journal import Journal
 from bus.journal.listing import Filters, Line
 from bus.journal.reader import Reader
 from bus.journal.replay import Facts, Replayed, read_entry, replay
 from bus.journal.store import Projection
+from bus.journal.verify import Verification, verify
 
 __all__ = [
     "Cause",
@@ -24,7 +26,9 @@ __all__ = [
     "Cosigned",
     "Entry",
     "Facts",
+    "Fetch",
     "Filters",
+    "Follower",
     "Head",
     "Journal",
     "JournalIdentity",
@@ -35,9 +39,11 @@ __all__ = [
     "Replayed",
     "StoredEntry",
     "Stretch",
+    "Verification",
     "check_cosigned",
     "cosign",
     "read_entry",
     "read_stretch",
     "replay",
+    "verify",
 ]

@@ -88,7 +88,10 @@ class WriterLock:
     def __init__(self, url: str) -> None:
         path = sqlite_path(url)
         # A file of its own: closing any descriptor of the database file would drop SQLite's own locks on it.
-        self._descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UnsupportedDatabase(f"a journal cannot be written at {path}: {error.strerror}") from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

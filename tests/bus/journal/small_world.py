@@ -184,7 +184,7 @@ class Asking:
         self.rid = rid or host.request_id(time or None)
         body = msgspec.Raw(canonical(wish))
         statement = Statement(
-            cloud=CLOUD, channel=DOMAIN, kind=type(wish).KIND, iss=who, aud=DOMAIN, time=time, ttl_ms=60_000, grant="0" * 64,
+            cloud=CLOUD, channel=DOMAIN, kind=f"command.{type(wish).KIND}", iss=who, aud=DOMAIN, time=time, ttl_ms=60_000, grant="0" * 64,
             rid=self.rid, reason=reason, body=body,
         )  # fmt: skip
         frame = seal_statement(statement, ASKER_KEY)

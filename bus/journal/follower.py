@@ -1,0 +1,259 @@
+"""A follower's copy of another domain's journal: verified entry by entry, in a file of its own.
+
+Owns what a parent or a sibling does with entries on offer: check the commit's signature, the chain, epoch and time, copy,
+and say what is missing. It has no path to the writer's database: everything it knows came through ``append``, and so
+everything it vouches for as a witness it has checked itself. Imports the rest of the journal.
+
+INV-FOL-1: only entries that a signed commit vouches for are copied; a signed entry that contradicts the copy is a fork,
+which is an alarm and changes nothing.
+INV-FOL-2: the epoch never falls, and what was copied is never given up.
+INV-FOL-3: an unknown fact stops the projecting, never the copying.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple, Self
+
+from bus.journal.checkpoint import Checkpoint, Cosigned, cosign
+from bus.journal.entry import Commit, Entry, Head, StoredEntry, Stretch, authenticate, check_commit, entry_hash
+from bus.journal.errors import BadCheckpoint, BadStretch, Forked, JournalDamaged, JournalLost, RolledBack, StaleEpoch, UnknownFact
+from bus.journal.listing import Filters, Line, listing
+from bus.journal.reader import STRETCH_ENTRIES_MAX, Reader
+from bus.journal.replay import Facts, fold, read_entry, replay
+from bus.journal.store import Batch, Row, Store
+from bus.messages import Fact
+from enjin.log import get
+from keys.signing import BadSignature, Signer
+
+_log: Final = get("journal.follower")
+
+KeysFor = Callable[[str], Iterable[bytes]]
+
+
+class Fetch(NamedTuple):
+    """What is missing: the entries after *after*, at least up to *until*."""
+
+    after: int
+    until: int
+
+
+class Follower:
+    """The copy of one domain's journal; its methods block on the disk and may be called from any one thread at a time."""
+
+    def __init__(self, store: Store, reader: Reader, *, cloud: str, domain: str, keys_for: KeysFor, head: Head) -> None:
+        self.cloud, self.domain, self.head = cloud, domain, head
+        self.alarm: Forked | RolledBack | None = None
+        self.stopped: UnknownFact | None = None
+        self.world: Any = None
+        self._store, self._reader, self._keys_for = store, reader, keys_for
+        self._facts: Facts | None = None
+        self._lost: JournalLost | None = None
+        self._turn = threading.Lock()
+        commit = reader.last_commit()
+        last = reader.last_entry()
+        self.epoch = commit.epoch if commit is not None else 0
+        self._time = read_entry(last).time if last is not None else 0
+
+    @classmethod
+    def open(cls, url: str, *, cloud: str, domain: str, keys_for: KeysFor) -> Self:
+        """Open the copy at *url*, making it when there is none.
+
+        Args:
+            url: ``sqlite:////absolute/path`` of this follower's own file.
+            cloud: The cloud.
+            domain: Whose journal is followed.
+            keys_for: Public journal keys that may sign the domain's commits now.
+
+        Raises:
+            JournalBusy, ForeignJournal, JournalDamaged.
+        """
+        store = Store(url)
+        try:
+            head = store.prepare(cloud, domain)
+            reader = Reader(url)
+            try:
+                last = reader.last_commit()
+                if (last.head if last is not None else Head(0, head.hash)) != head:
+                    raise JournalDamaged(f"the copy's head names entry {head.number}, which its last commit does not", number=head.number)
+                return cls(store, reader, cloud=cloud, domain=domain, keys_for=keys_for, head=head)
+            except BaseException:
+                reader.close()
+                raise
+        except BaseException:
+            store.close()
+            raise
+
+    def project(self, world_factory: Callable[[], Any], facts: Iterable[type[Fact]]) -> None:
+        """Keep ``world`` at the head from now on; an unknown fact leaves it where it stands and ``stopped`` says why."""
+        self._facts = Facts.of(*facts)
+        try:
+            self.world = replay(self._reader, world_factory=world_factory, facts=self._facts, publics=self._publics()).world
+        except UnknownFact as error:
+            before = int(error.details["number"]) - 1
+            self.world = replay(self._reader, world_factory=world_factory, facts=self._facts, publics=self._publics(), number=before).world
+            self._stop(error)
+
+    def append(self, stretch: Stretch) -> Fetch | None:
+        """Copy what is new in *stretch*.
+
+        Args:
+            stretch: Consecutive entries and a commit that covers the last of them, from anybody.
+
+        Returns:
+            What has to be fetched first when there is a gap (nothing was copied then); None when there is none.
+
+        Raises:
+            BadStretch: No signed continuation of this journal.
+            StaleEpoch: A superseded decider's.
+            Forked: Signed, and yet other entries than ours.
+            JournalLost: The copy could not be written: open it again.
+        """
+        with self._turn:
+            if self._lost is not None:  # what reached the disk is unknown until the file is opened again
+                raise self._lost
+            entries = self._authentic(stretch)
+            first = entries[0].number if entries else stretch.commit.number
+            if first > self.head.number + 1:
+                return Fetch(self.head.number, stretch.commit.number)
+            self._compare_known([entry for entry in entries if entry.number <= self.head.number], stretch.commit.epoch)
+            new = [entry for entry in entries if entry.number > self.head.number]
+            if new:
+                self._copy(new, stretch.commit)
+            return None
+
+    def hear(self, commit: Commit, *, fresh: bool = False) -> Fetch | None:
+        """Compare the signed head that a beacon repeats with the copy's.
+
+        Args:
+            commit: The newest commit that the domain speaks of.
+            fresh: It was certainly made after everything that was copied (a beacon in its channel's order): then less
+                than the copy holds is a rollback.
+
+        Returns:
+            What has to be fetched; None when the copy is not behind.
+
+        Raises:
+            BadStretch, StaleEpoch, Forked, RolledBack.
+        """
+        with self._turn:
+            self._check_commit(commit)
+            if commit.number > self.head.number:
+                return Fetch(self.head.number, commit.number)
+            self._compare_known([StoredEntry(commit.number, commit.hash, b"")], commit.epoch)
+            if fresh and commit.number < self.head.number:
+                shown = f"{self.domain} shows entry {commit.number} as its last, we hold entry {self.head.number}"
+                raise self._alarm(RolledBack(shown, number=commit.number + 1))
+            return None
+
+    def witness(self, checkpoint: Checkpoint, signer: Signer) -> Cosigned:
+        """Cosign *checkpoint* if it is what the copy holds.
+
+        Raises:
+            BadCheckpoint: Of another journal, or beyond the copy: fetch first.
+            Forked, RolledBack: It contradicts the copy.
+        """
+        with self._turn:
+            if (checkpoint.cloud, checkpoint.domain) != (self.cloud, self.domain):
+                raise BadCheckpoint("the checkpoint speaks of another journal")
+            if checkpoint.number > self.head.number or checkpoint.number < 1:
+                raise BadCheckpoint(f"we hold {self.domain} up to entry {self.head.number}, not {checkpoint.number}")
+            self._compare_known([StoredEntry(checkpoint.number, checkpoint.hash, b"")], checkpoint.epoch)
+            return cosign(checkpoint, signer)
+
+    def stretch(self, after: int) -> Stretch | None:
+        """Return what another follower, or the writer's repair, needs after entry *after*."""
+        return self._reader.stretch(after)
+
+    def listing(self, after: int = 0, limit: int = 100, filters: Filters | None = None, *, newest: bool = False) -> list[Line]:
+        """Return who did what, when and why, as far as it was copied."""
+        return listing(self._reader, after, limit, filters, newest=newest)
+
+    def checkpoint(self) -> Checkpoint:
+        """Return what the copy holds, as a checkpoint."""
+        return Checkpoint(cloud=self.cloud, domain=self.domain, epoch=self.epoch, number=self.head.number, hash=self.head.hash)
+
+    def close(self) -> None:
+        """Close the copy."""
+        self._reader.close()
+        self._store.close()
+
+    def _publics(self) -> tuple[bytes, ...]:
+        return tuple(self._keys_for(self.domain))
+
+    def _check_commit(self, commit: Commit) -> None:
+        try:
+            check_commit(commit, self.cloud, self.domain, self._publics())
+        except BadSignature as error:
+            raise BadStretch(f"commit {commit.number} of {self.domain} is not signed by its decider") from error
+        if commit.epoch < self.epoch and commit.number > self.head.number:
+            raise StaleEpoch(f"commit {commit.number} is of epoch {commit.epoch}, {self.domain} is in epoch {self.epoch}")
+
+    def _authentic(self, stretch: Stretch) -> list[StoredEntry]:
+        """Return the entries of *stretch*, all of which its commit vouches for."""
+        if not 0 < len(stretch.entries) <= STRETCH_ENTRIES_MAX:
+            raise BadStretch(f"a stretch holds 1 to {STRETCH_ENTRIES_MAX} entries, not {len(stretch.entries)}")
+        self._check_commit(stretch.commit)
+        first = stretch.commit.number - len(stretch.entries) + 1
+        entries = [StoredEntry(first + at, entry_hash(data), data) for at, data in enumerate(stretch.entries)]
+        try:
+            read = [read_entry(entry) for entry in entries]
+        except JournalDamaged as error:
+            raise BadStretch(error.message) from error
+        vouched = authenticate(entries, [entry.previous for entry in read], stretch.commit)
+        if first < 1 or vouched != len(entries) or any(entry.number != stored.number for entry, stored in zip(read, entries, strict=True)):
+            raise BadStretch(f"the entries up to {stretch.commit.number} are not the ones that their commit signs")
+        return entries
+
+    def _compare_known(self, entries: list[StoredEntry], epoch: int) -> None:
+        for entry in entries:
+            ours = self._reader.entry(entry.number) if entry.number else None
+            if ours is None or ours.hash != entry.hash:
+                if epoch < self.epoch:  # a decider that does not know yet that it was superseded
+                    raise StaleEpoch(f"entry {entry.number} is of epoch {epoch}, {self.domain} is in epoch {self.epoch}")
+                raise self._alarm(Forked(f"{self.domain} signed two different entries {entry.number}", number=entry.number))
+
+    def _copy(self, entries: list[StoredEntry], commit: Commit) -> None:
+        read = [read_entry(entry) for entry in entries]
+        if read[0].previous != self.head.hash:
+            raise self._alarm(
+                Forked(f"{self.domain} signed an entry {entries[0].number} that does not follow ours", number=entries[0].number)
+            )
+        self._check_order(read, commit)
+        rows = [Row(stored, entry.time, entry.cause.asker, entry.cause.kind) for stored, entry in zip(entries, read, strict=True)]
+        try:
+            self._store.call(lambda: self._store.write(Batch(self.head, rows, commit)))
+        except Exception as error:
+            self._lost = JournalLost(f"the copy of {self.domain} could not be written: {error}", number=self.head.number)
+            raise self._lost from error
+        old, self.head, self.epoch, self._time = self.head, commit.head, commit.epoch, read[-1].time
+        if self._facts is not None and self.stopped is None:
+            self._fold(entries, old)
+
+    def _check_order(self, read: list[Entry], commit: Commit) -> None:
+        time, epoch = self._time, self.epoch
+        for entry in read:
+            if entry.time <= time:
+                raise BadStretch(f"entry {entry.number} of {self.domain} is not later than the one before")
+            if entry.epoch < epoch:
+                raise StaleEpoch(f"entry {entry.number} is of epoch {entry.epoch}, {self.domain} is in epoch {epoch}")
+            time, epoch = entry.time, entry.epoch
+        if commit.epoch != epoch:
+            raise BadStretch(f"commit {commit.number} of {self.domain} names epoch {commit.epoch}, its entry epoch {epoch}")
+
+    def _fold(self, entries: list[StoredEntry], head: Head) -> None:
+        try:
+            for entry in entries:
+                head = fold(self.world, [entry], self._facts, head)  # type: ignore[arg-type]
+        except UnknownFact as error:
+            self._stop(error)
+
+    def _stop(self, error: UnknownFact) -> None:
+        self.stopped = error
+        _log.error("projecting.stopped", domain=self.domain, error=error)
+
+    def _alarm(self, error: Forked | RolledBack) -> Forked | RolledBack:
+        self.alarm = error
+        _log.critical("journal.contradicted", domain=self.domain, error=error)
+        return error
