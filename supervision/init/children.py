@@ -246,6 +246,19 @@ def send_signal(pid: int, number: int) -> None:
         return
 
 
+def take_identity(service: Service) -> None:
+    """Become the service's user and groups. Raises: OSError."""
+    if service.groups or (service.uid, service.gid) != (os.getuid(), os.getgid()):
+        os.setgroups(service.groups)
+        os.setresgid(service.gid, service.gid, service.gid)
+        os.setresuid(service.uid, service.uid, service.uid)
+    elif os.geteuid() == 0:
+        try:
+            os.setgroups([])
+        except PermissionError:  # a user namespace that allows none: its maker has chosen the groups
+            return
+
+
 def become(service: Service, table: dict[int, int], report: int, output: int) -> None:
     """Turn this forked child into *service*; on failure write "ERRNO step: reason" to *report*. Never returns."""
     step = "signals"
@@ -270,10 +283,7 @@ def become(service: Service, table: dict[int, int], report: int, output: int) ->
         if service.nice:
             os.setpriority(os.PRIO_PROCESS, 0, service.nice)
         step = "identity"
-        if service.groups or os.geteuid() == 0 or (service.uid, service.gid) != (os.getuid(), os.getgid()):
-            os.setgroups(service.groups)
-            os.setresgid(service.gid, service.gid, service.gid)
-            os.setresuid(service.uid, service.uid, service.uid)
+        take_identity(service)
         step = f"directory {service.cwd}"
         os.chdir(service.cwd)
         if service.no_new_privs:
