@@ -25,7 +25,7 @@ from bus.permission import Permission, Place
 from bus.rate import Buckets
 from bus.replay import ReplayGuard
 from bus.speaker import Speaker, reply_subject
-from bus.stages import NotStrict, Replayed, StageRefused, TooBig, WrongKind
+from bus.stages import NotAllowed, NotStrict, Replayed, StageRefused, TooBig, WrongKind
 from bus.transport import Transport
 from enjin.canonical import canonical, parse
 from enjin.errors import EnjinError, Invalid, InvariantError, Refused, code_of
@@ -145,6 +145,9 @@ class Dispatcher:
             if opened is None or opened.word == "seen" or (isinstance(error, Replayed) and door == "bus"):
                 return None
             return self._answer(opened, _refusal(error))
+        except Refused as error:  # what the row's own look-up says to a verified asker, such as that there is no such app
+            self.counters[NotAllowed.stage] += 1
+            return None if opened is None else self._answer(opened, _refusal(error))
         self.counters["passed"] += 1
         reply = await self._run(opened, handler)
         return None if reply is None else self._answer(opened, reply)
@@ -167,7 +170,7 @@ class Dispatcher:
             opened = self._opening.verify(frame, channel=self.place.channel, subject=subject, connection=connection)
             asker = self.permission.asker(opened, door)
             body = _body(opened, row.command if isinstance(row, Rule) else row.query)
-            self.permission.check(opened, asker, row.allow, self.permission.touched(row, body))
+            self.permission.check(opened, asker, row.allow, self.permission.bound(opened, asker))
             self._opening.reserve(opened, by_digest=True)
         except StageRefused as error:
             error.verified = opened is not None
@@ -183,7 +186,7 @@ class Dispatcher:
             authority = self.trust.authority(opened.authority.hash, self.speaker.now())
             opened = opened._replace(authority=authority)
             asker = self.permission.asker(opened, door)
-            self.permission.check(opened, asker, row.allow, self.permission.touched(row, authorised.body))
+            self.permission.check(opened, asker, row.allow, self.permission.bound(opened, asker))
         except Refused:
             return False
         return True
@@ -198,12 +201,12 @@ class Dispatcher:
         if opened.word == "command":
             rule = _find(self.table.rule, opened.kind)
             wish = _body(opened, rule.command)
-            self.permission.check(opened, asker, rule.allow, self.permission.touched(rule, wish))
+            self.permission.check(opened, asker, rule.allow, self.permission.touched(rule, wish, opened, asker))
             moment = Moment(time=self.speaker.now(), request=opened.statement.rid, asker=asker)
             return lambda: self.handlers.decide(rule, wish, moment, opened.data)
         question = _find(self.table.question, opened.kind)
         query = _body(opened, question.query)
-        self.permission.check(opened, asker, question.allow, self.permission.touched(question, query))
+        self.permission.check(opened, asker, question.allow, self.permission.touched(question, query, opened, asker))
         return lambda: self.handlers.answer(question, query, asker)
 
     async def _run(self, opened: Opened, handler: Callable[[], Any]) -> Reply | None:
@@ -233,7 +236,7 @@ class Dispatcher:
             reply = _refusal(TooBig("the answer is larger than a message may be", hint="ask for less at once"))
         subject = reply_subject(opened.statement.rid)
         frame = self.speaker.seal(subject, reply, audience=opened.statement.iss, rid=opened.statement.rid, re=opened.frame.digest)
-        return Answered(subject, frame, reply)
+        return Answered(subject, frame, reply, opened.statement.rid)
 
     def _refused(self, error: StageRefused, opened: Opened | None, subject: str, frame: bytes) -> None:
         self.counters[error.stage] += 1
@@ -251,11 +254,12 @@ class Dispatcher:
 
 
 class Answered(NamedTuple):
-    """A signed answer: under which subject it goes out, its frame, and what stands in it."""
+    """A signed answer: under which subject it goes out, its frame, what stands in it, and the id of the request."""
 
     subject: str
     frame: bytes
     reply: Reply
+    request: str
 
 
 def _find(look_up: Callable[[str], Any], kind: str) -> Any:

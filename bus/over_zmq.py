@@ -53,11 +53,6 @@ def context() -> Any:
         return _context_of[os.getpid()]
 
 
-def curve_text(key: bytes) -> str:
-    """Return a raw 32-byte CURVE key as the 40 characters that ZeroMQ uses."""
-    return z85.encode(key).decode("ascii")
-
-
 def allow_keys(path: Path | str, curve_keys: Iterable[str]) -> None:
     """Replace the hub's key file at *path*: what is not in *curve_keys* (hex, as in grants) is cut within 0.1 s."""
     names = sorted({curve_text(bytes.fromhex(key)) for key in curve_keys})

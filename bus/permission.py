@@ -19,7 +19,6 @@ from bus.envelope import Behalf
 from bus.messages import Asker, Question, Role, Rule
 from bus.opening import Opened
 from bus.stages import NotAllowed
-from enjin.errors import EnjinError
 from keys.grants import within_path
 
 
@@ -69,14 +68,15 @@ class Permission:
             raise NotAllowed("the token stands for nobody", hint="it was revoked, or its account is gone: make another token")
         return msgspec.structs.replace(found, token=behalf.token, door=behalf.door, reason=statement.reason)
 
-    def touched(self, row: Rule | Question, message: Any) -> str:
-        """Return the path of the compartment that *message* touches: the whole domain where *row* names none."""
-        if row.compartment is None:
-            return self._place.path
-        try:
+    def touched(self, row: Rule | Question, message: Any, opened: Opened, asker: Asker) -> str:
+        """Return the path of the compartment that *message* touches.
+
+        Where *row* names none, a command touches the whole domain and a query what the asker may see: its answer is
+        made for the asker. Raises: whatever the row's ``compartment`` refuses with, such as NotFound.
+        """
+        if row.compartment is not None:
             return self._locate(row.compartment(message, self._world()))
-        except EnjinError as error:
-            raise NotAllowed(error.message, hint=error.hint) from error
+        return self._place.path if isinstance(row, Rule) else self.bound(opened, asker)
 
     def check(self, opened: Opened, asker: Asker, allow: Role, touched: str) -> None:
         """Check that *asker* may do what *opened* says on the path *touched*. Raises: NotAllowed."""
@@ -84,13 +84,13 @@ class Permission:
             raise NotAllowed(f"{opened.kind} needs the role {allow.name.lower()}, you have {asker.role.name.lower()}")
         if not opened.authority.covers(opened.kind, touched):
             raise NotAllowed(f"the grant does not cover {opened.kind} on {touched}")
-        bound = self.bound(asker, account=opened.statement.behalf is not None)
-        if not within_path(touched, bound):
+        bound = self.bound(opened, asker)
+        if not bound or not within_path(touched, bound):
             raise NotAllowed(f"{touched} lies outside {bound or 'nothing'}, which is what you may touch")
 
-    def bound(self, asker: Asker, *, account: bool) -> str:
+    def bound(self, opened: Opened, asker: Asker) -> str:
         """Return the path within which *asker* may touch anything; an operator's account without one has the whole domain."""
-        if not account:
+        if opened.statement.behalf is None:
             return asker.compartment
         if asker.compartment:
             return self._locate(asker.compartment)
