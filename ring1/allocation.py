@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 from compartments import addressing
@@ -54,8 +55,7 @@ class Room:
 
     def __init__(self, world: World, now: int, *, own_uids: bool) -> None:
         self._world, self._now, self._own_uids = world, now, own_uids
-        nodes = [*world.all(Instance), *world.all(Build)]
-        self._uids = {node.uid for node in nodes}
+        self._uids = {one.uid for one in world.all(Instance)} | {one.uid for one in world.all(Build)}
         self._ports = {instance.port for instance in world.all(Instance)}
         self._last = {name: row.value if (row := world.get(Counter, name)) else -1 for name in (UID_COUNTER, PORT_COUNTER)}
         self._networks = world.find(Network, name=NETWORK)
@@ -93,7 +93,7 @@ class Room:
         for network in self._networks:
             block = ipaddress.ip_network(network.ipv4)
             offsets = range(network.reserved, block.num_addresses - 1)
-            offset = _next_fit(offsets, self._next[network.id] - 1, lambda one, name=network.id: self._offset_free(name, one))
+            offset = _next_fit(offsets, self._next[network.id] - 1, partial(self._offset_free, network.id))
             if offset is not None:
                 self._next[network.id] = offset + 1
                 self._taken.add((network.id, offset))

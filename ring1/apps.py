@@ -17,7 +17,7 @@ from compartments.facts.apps import AppCreated, AppDestroyed, AppStrategyChanged
 from compartments.facts.nodes import NodePlaced, NodeRemoved
 from compartments.facts.releases import BuildEnded, BuildWanted, ReleaseBegun, ReleaseSuperseded
 from compartments.rows import Endpoint
-from compartments.rows_apps import App, Build, Health, Instance, Limits, Release, Rollout, Route
+from compartments.rows_apps import App, AppStrategy, Build, Health, Instance, Limits, Release, Rollout, Route
 from compartments.world import World
 from enjin.errors import Conflict, Forbidden, Invalid, Refused
 from enjin.names import Digest, Name, shorten
@@ -124,18 +124,20 @@ def push(wish: Push, world: World, at: Moment) -> Iterator[Fact]:
     yield from _want_build(app, number, strategy, wish.source, rollouts.room_for(world, at), world, at)
 
 
-def _strategy(asked: str, app: App | None, world: World) -> str:
+def _strategy(asked: str, app: App | None, world: World) -> AppStrategy:
     charter = in_force(world)
     if charter is None:
         raise NoCharter("this domain has no charter yet")
-    possible = ("jail", "user") if charter.uid_count > 0 else ("process",)
-    strategy = asked or (app.strategy if app is not None and not app.destroyed and app.strategy in possible else possible[0])
-    if strategy not in possible:
-        raise NoSuchStrategy(f"apps cannot run by strategy {shorten(strategy)!r} here, only by {' or '.join(possible)}")
-    return strategy
+    possible: tuple[AppStrategy, ...] = ("jail", "user") if charter.uid_count > 0 else ("process",)
+    if not asked:
+        return app.strategy if app is not None and not app.destroyed and app.strategy in possible else possible[0]
+    for strategy in possible:
+        if strategy == asked:
+            return strategy
+    raise NoSuchStrategy(f"apps cannot run by strategy {shorten(asked)!r} here, only by {' or '.join(possible)}")
 
 
-def _create(name: str, compartment: str, strategy: str, world: World, at: Moment) -> Iterator[Fact]:
+def _create(name: str, compartment: str, strategy: AppStrategy, world: World, at: Moment) -> Iterator[Fact]:
     charter = in_force(world)
     count = sum(1 for app in world.all(App) if not app.destroyed)
     allowed = charter.quotas.apps if charter is not None else 0
@@ -157,7 +159,7 @@ def _create(name: str, compartment: str, strategy: str, world: World, at: Moment
     )
 
 
-def _want_build(app: App, number: int, strategy: str, source: str, room: Room, world: World, at: Moment) -> Iterator[Fact]:
+def _want_build(app: App, number: int, strategy: AppStrategy, source: str, room: Room, world: World, at: Moment) -> Iterator[Fact]:
     node, uid = at.id(0, "b"), room.uid()
     charter = in_force(world)
     yield NodePlaced(
