@@ -85,10 +85,9 @@ async def ensure_fabric(shop: Workshop, step: steps.EnsureFabric) -> steps.Done:
 async def remove_fabric(shop: Workshop, step: steps.RemoveFabric) -> steps.Done:
     """Remove a fabric; refused while a node hangs on it."""
     _own_fabric(shop, step.netns)
-    for node in shop.records.nodes():
-        record = shop.records.load(node)
-        if record is not None and record.spec.interface is not None and verify(record.identity, shop.groups) != "gone":
-            raise steps.Busy(f"{node} still hangs on the fabric", hint="stop it first")
+    for record in shop.records.each():
+        if record.spec.interface is not None and verify(record.identity, shop.groups) != "gone":
+            raise steps.Busy(f"{record.spec.node} still hangs on the fabric", hint="stop it first")
     changed = await shop.worker.call("fabric.remove", netns=step.netns, bridge=step.bridge)
     shop.forget_fabric(step.netns)
     if shop.groups is not None:

@@ -25,6 +25,7 @@ from supervision import kernel
 from supervision.steps import Limits, NodeFailed
 
 ERROR_LIMIT: Final = 4096
+INIT_FILES: Final = 1024
 ERROR_FILE_BYTES: Final = 65_536
 F_ADD_SEALS, F_SEAL_SHRINK, F_SEAL_GROW = 1033, 2, 4
 
@@ -163,8 +164,8 @@ def close_others(stay: set[int]) -> None:
 
 
 def set_limits(limits: Limits, file_bytes: int = 0) -> None:
-    """Set the resource limits that no control group covers."""
-    files = limits.files or 1024
+    """Set the resource limits that no control group covers; init itself needs some files, so a lower limit is its services' own."""
+    files = max(limits.files, INIT_FILES)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most != resource.RLIM_INFINITY and os.geteuid() != 0:
         files = min(files, most)

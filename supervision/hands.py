@@ -178,9 +178,8 @@ class Hands:
 
     async def inspect_all(self, _: steps.InspectAll, __: list[int]) -> steps.Seen:
         found = []
-        for node in self.shop.records.nodes():
-            with contextlib.suppress(steps.NoSuchNode):
-                found.append(await self.driver_of(node)[0].inspect(node))
+        for record in self.shop.records.each():
+            found.append(await self.drivers[record.spec.strategy].inspect(record.spec.node))
         return steps.Seen(nodes=tuple(running for running in found if running is not None))
 
     async def stop(self, step: steps.StopNode, _: list[int]) -> steps.Done:
@@ -262,7 +261,7 @@ def read_config(where: str) -> Config:
         ConfigError: It does not parse.
     """
     try:
-        data = os.read(int(where), MESSAGE_BYTES) if where.isdigit() else read_bounded(where, MESSAGE_BYTES)
+        data = os.pread(int(where), MESSAGE_BYTES, 0) if where.isdigit() else read_bounded(where, MESSAGE_BYTES)
         return msgspec.json.decode(data, type=Config)
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(f"hands' configuration {where} cannot be read: {error}") from error

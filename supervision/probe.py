@@ -101,7 +101,8 @@ def probe_jail(privileged: bool) -> Verdict:
     if why:
         return Verdict(works=False, reason=why)
     versions = sorted({f"v{h.version}" for h in layout.hierarchies if h.controllers})
-    return Verdict(works=True, reason=f"namespaces, bubblewrap and control groups ({', '.join(versions)}) were tried", isolation="namespaces")
+    reason = f"namespaces, bubblewrap and control groups ({', '.join(versions)}) were tried"
+    return Verdict(works=True, reason=reason, isolation="namespaces, a root and uids of its own")
 
 
 def probe_user(privileged: bool) -> Verdict:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal
 
@@ -124,11 +125,20 @@ class Records:
         except FileNotFoundError:
             return None
         except msgspec.DecodeError as error:
-            raise BadStep(f"the record of {node} is damaged: {error}", hint=f"remove {self.path(node)} after stopping the node by hand") from error
+            hint = f"remove {self.path(node)} after stopping the node by hand"
+            raise BadStep(f"the record of {node} is damaged: {error}", hint=hint) from error
 
     def nodes(self) -> list[str]:
         """Return the nodes that have a record, in order."""
         return sorted(entry.stem for entry in self.directory.glob("*.json") if not entry.name.startswith("."))
+
+    def each(self) -> Iterator[NodeRecord]:
+        """Yield every record that can be read; a damaged one concerns its own node only, and its next step says so."""
+        for node in self.nodes():
+            with contextlib.suppress(BadStep):
+                record = self.load(node)
+                if record is not None:
+                    yield record
 
     def forget(self, node: str) -> None:
         """Remove the record."""

@@ -1,9 +1,9 @@
 """The system calls that a tenant's process may make: an allow list, compiled once and kept on disk.
 
-Owns the list and its compilation by libseccomp. Two filters are stacked, and the kernel takes the stricter answer: `allowed` answers "no
-such call" to whatever is not in the list; `refused` answers "not permitted" to known dangerous calls, and to single arguments of allowed
-ones (a new namespace in clone, pushing characters into a terminal, device nodes). One filter cannot do both, because libseccomp compares all
-64 bits of an argument where the kernel uses 32.
+Owns the list and its compilation by libseccomp. Two filters are stacked, and the kernel takes the stricter answer: `allowed`
+answers "no such call" to whatever is not in the list; `refused` answers "not permitted" to known dangerous calls, and to single
+arguments of allowed ones (a new namespace in clone, pushing characters into a terminal, device nodes). One filter cannot do both,
+because a rule for a whole call swallows its rules for single arguments.
 
 INV-SEC-1: clone3 is "no such call", since a filter cannot see its flags; libc falls back to clone.
 INV-SEC-2: only the native architecture; any other calling convention ends the process.
@@ -195,6 +195,8 @@ def _rule(program, action: int, name: str, *arguments: object) -> None:  # type:
 
 
 def _export(program) -> bytes:  # type: ignore[no-untyped-def]
+    seccomp = _library()
+    program.set_attr(seccomp.Attr.ACT_BADARCH, seccomp.KILL_PROCESS)
     with tempfile.TemporaryFile() as file:
         program.export_bpf(file)
         file.seek(0)

@@ -154,9 +154,9 @@ class Strategy:
     async def recover(self) -> list[Running]:
         """Take up again what earlier hands started by this strategy; finish off what it only began."""
         found = []
-        for node in self.shop.records.nodes():
-            record = self.shop.records.load(node)
-            if record is None or record.spec.strategy != self.NAME:
+        for record in self.shop.records.each():
+            node = record.spec.node
+            if record.spec.strategy != self.NAME:
                 continue
             if record.phase == "starting":
                 await self.clear(record)
@@ -297,6 +297,7 @@ def init_spec(spec: NodeSpec, control: int, listeners: dict[str, int], translate
     """
     services = []
     for service in spec.services:
+        service = msgspec.structs.replace(service, files=service.files or spec.limits.files)
         plain = {**msgspec.to_builtins(msgspec.structs.replace(service, env={**spec.environment, **service.env}))}
         for name in ("argv", "env", "cwd", "fds", "name"):
             plain.setdefault(name, msgspec.to_builtins(getattr(service, name)))

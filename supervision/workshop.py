@@ -32,6 +32,7 @@ from supervision.worker import Worker
 INSIDE_HOME: Final = "/var/lib/enjin"
 INSIDE_RUNTIME: Final = "/opt/enjin"
 APP_HOME: Final = "/home/app"
+KNOWN_ROOTS: Final = ("nodes", "releases", "blobs")
 FABRICS: Final = "run/fabrics.json"
 
 
@@ -42,7 +43,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         tag: First six hex digits of the cloud's id.
         home: ENJIN_HOME, as hands sees it.
         runtime: The runtime copy, with bin/python.
-        roots: Named directories that steps may name, beside nodes, instances, releases and blobs below home.
+        roots: Named directories that steps may name, beside nodes, releases and blobs below home.
         privileged: Hands is root of its user namespace.
         uids: Ranges of uids for nodes; a ring 1 jail's 65,536 lie within one of them.
         host_directories: What the root `host` may name, read-only.
@@ -135,11 +136,10 @@ class Workshop:
         Raises:
             BadStep: There is no such root.
         """
-        known = {"nodes": "nodes", "releases": "releases", "instances": "instances", "blobs": "blobs"}
         if name in self.config.roots:
             return Path(self.config.roots[name])
-        if name in known:
-            return self.home / known[name]
+        if name in KNOWN_ROOTS:
+            return self.home / name
         raise BadStep(f"there is no root {name!r}")
 
     def source(self, mount: Mount) -> str:
@@ -159,7 +159,10 @@ class Workshop:
     @staticmethod
     def beneath(root: Path, relative: str) -> Path:
         """Return root/relative after walking it part by part without following a link."""
-        descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise BadStep(f"{root}: {error.strerror}") from error
         try:
             for part in relative.split("/"):
                 try:
@@ -271,9 +274,8 @@ class Workshop:
         """Take up what an earlier hands noted; the kernel still has the rules themselves."""
         with contextlib.suppress(FileNotFoundError):
             self._fabrics = msgspec.json.decode(read_bounded(self.home / FABRICS, 1 << 22), type=dict[str, Fabric])
-        for node in self.records.nodes():
-            record = self.records.load(node)
-            if record is not None and record.phase == "running" and record.spec.outgoing and record.spec.purpose != "ring1":
+        for record in self.records.each():
+            if record.phase == "running" and record.spec.outgoing and record.spec.purpose != "ring1":
                 self.ways_out[record.spec.uid] = list(record.closed)
 
     # -- processes ------------------------------------------------------------------------------

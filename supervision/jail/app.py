@@ -60,7 +60,7 @@ def arguments(
         line += ["--bind", home, APP_HOME]
     for source, target, writable in mounts:
         line += ["--bind" if writable else "--ro-bind", source, target]
-    line += ["--remount-ro", "/", "--chdir", "/"]
+    line += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
     for key, value in {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": APP_HOME}.items():
         line += ["--setenv", key, value]
     for program_bytes in filters:

@@ -62,43 +62,18 @@ def make_runtime(folder: Path) -> Path:
     return runtime
 
 
-class Rig:
-    """One hands and its channel."""
+class Channel:
+    """The daemon's end of a channel to some hands."""
 
-    def __init__(self, home: Path, runtime: Path, **config: Any) -> None:
-        self.home, self.tag = home, secrets.token_hex(3)
-        root = os.geteuid() == 0
-        self.config = {
-            "tag": self.tag, "home": str(home), "runtime": str(runtime), "privileged": root,
-            "uids": [[FIRST_UID, FIRST_UID + 4 * 65_536 - 1]] if root else [], **config,
-        }  # fmt: skip
-        (home / "run").mkdir(exist_ok=True)
-        self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (self.ours, self.theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    def __init__(self, ours: socket.socket) -> None:
+        self.ours = ours
         self.events: list[dict[str, Any]] = []
-        self.process: subprocess.Popen[bytes] | None = None
         self.number = 0
-        self.prefix: tuple[str, ...] = ()
-
-    def start(self) -> None:
-        """Start hands."""
-        path = self.home / "run" / "hands.json"
-        path.write_text(json.dumps(self.config))
-        self.log = open(self.home / "hands.log", "ab")  # noqa: SIM115
-        line = [*self.prefix, sys.executable, "-m", "supervision.hands", "--channel", str(self.theirs.fileno()), "--config", str(path)]
-        self.process = subprocess.Popen(line, pass_fds=[self.theirs.fileno()], cwd=CHECKOUT, stdin=subprocess.DEVNULL, stderr=self.log)
-
-    def kill(self) -> None:
-        """Kill hands, as a crash would."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-            self.log.close()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
 
     def said(self) -> str:
-        return (self.home / "hands.log").read_text()
+        """Return what this hands logged, for messages."""
+        return ""
 
     def send(self, step: steps.Step, descriptors: tuple[int, ...] = ()) -> int:
         """Send a step without waiting for its answer."""
@@ -141,6 +116,59 @@ class Rig:
                     return event
             self._receive(end)
 
+
+class Rig(Channel):
+    """A hands of the host, started and killed by the test."""
+
+    def __init__(self, home: Path, runtime: Path, **config: Any) -> None:
+        ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        super().__init__(ours)
+        self.home, self.tag = home, secrets.token_hex(3)
+        root = os.geteuid() == 0
+        self.config = {
+            "tag": self.tag, "home": str(home), "runtime": str(runtime), "privileged": root,
+            "uids": [[FIRST_UID, FIRST_UID + 4 * 65_536 - 1]] if root else [], **config,
+        }  # fmt: skip
+        (home / "run").mkdir(exist_ok=True)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.uid: int | None = None
+
+    @property
+    def bridge(self) -> str:
+        """The bridge of this cloud's fabric."""
+        return f"enj{self.tag}0"
+
+    @property
+    def netns(self) -> str:
+        """The network namespace of this cloud's fabric."""
+        return f"enjin-{self.tag}"
+
+    def fabric(self) -> None:
+        """Make the fabric."""
+        self.do(steps.EnsureFabric(bridge=self.bridge, netns=self.netns, addresses=("10.80.0.1/24", "fd00:80::1/64")))
+
+    def start(self) -> None:
+        """Start hands."""
+        path = self.home / "run" / "hands.json"
+        path.write_text(json.dumps(self.config))
+        self.log = open(self.home / "hands.log", "ab")  # noqa: SIM115
+        line = [sys.executable, "-m", "supervision.hands", "--channel", str(self.theirs.fileno()), "--config", str(path)]
+        who: dict[str, Any] = {} if self.uid is None else {"user": self.uid, "group": self.uid, "extra_groups": []}
+        self.process = subprocess.Popen(
+            line, pass_fds=[self.theirs.fileno()], cwd=CHECKOUT, stdin=subprocess.DEVNULL, stderr=self.log, **who
+        )
+
+    def kill(self) -> None:
+        """Kill hands, as a crash would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+            self.log.close()
+
+    def said(self) -> str:
+        return (self.home / "hands.log").read_text()
+
     def clean(self) -> None:
         """End and remove everything that bears the rig's tag."""
         self.kill()
@@ -174,6 +202,91 @@ def rig(runtime: Path, **config: Any) -> Iterator[Rig]:
             yield one
         finally:
             one.clean()
+
+
+def ask_init(control: Path, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+    """Ask an init something over its control socket; return the result and descriptors that came with it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link:
+        link.settimeout(DEADLINE_S)
+        link.connect(str(control))
+        link.send(json.dumps({"id": 1, **request}).encode())
+        data, descriptors, _, _ = socket.recv_fds(link, 1 << 16, 4)
+    answer = json.loads(data)
+    if "error" in answer:
+        raise Failed(**{"hint": "", **{key: answer["error"][key] for key in ("code", "message")}})
+    return answer["result"], descriptors
+
+
+class Ring1(Channel):
+    """A ring 1 jail and the hands inside it."""
+
+    def __init__(self, outer: Rig, address: str = "10.80.0.2", **more: Any) -> None:
+        self.outer, self.node = outer, node_name()
+        self.home = outer.home / "nodes" / self.node / "state"
+        self.tag = secrets.token_hex(3)
+        self.home.mkdir(parents=True, mode=0o755)
+        for path in (self.home.parent.parent, self.home.parent, self.home):
+            path.chmod(0o755)
+        (self.home / "run").mkdir()
+        config = {"tag": self.tag, "home": "/var/lib/enjin", "runtime": "/opt/enjin", "uids": [[1000, 60_000]], "privileged": True}
+        config |= more.pop("config", {})
+        (self.home / "run" / "hands.json").write_text(json.dumps(config))
+        first = FIRST_UID + 65_536
+        for path in (self.home, self.home / "run", self.home / "run" / "hands.json"):
+            os.chown(path, first, first)
+        hands = steps.Service(
+            name="hands", fds={"3": "channel:hands:0"}, env={"PATH": "/usr/sbin:/usr/bin"}, umask=0o022,
+            argv=("/opt/enjin/bin/python", "-I", "-m", "supervision.hands", "--channel", "3", "--config", "/var/lib/enjin/run/hands.json"),
+        )  # fmt: skip
+        self.spec = steps.NodeSpec(
+            node=self.node, generation=1, strategy="jail", purpose="ring1", range=first, hostname="ring1", channels=("hands",),
+            interface=steps.Interface(bridge=outer.bridge, addresses=(f"{address}/24",)), services=(hands,),
+            limits=steps.Limits(memory_bytes=1 << 30, processes=2000), **more,
+        )  # fmt: skip
+        self.running = outer.do(steps.StartNode(spec=self.spec))
+        self.control = outer.home / self.running["control"]
+        _, (channel,) = ask_init(self.control, {"op": "take", "handle": "channel:hands:1"})
+        super().__init__(socket.socket(fileno=channel))
+        self.do(steps.EnsureFabric(bridge="apps", addresses=("10.80.16.1/24", "fd00:16::1/64")))
+
+    def said(self) -> str:
+        return json.dumps(ask_init(self.control, {"op": "logs", "name": "hands"})[0])
+
+    def close(self) -> None:
+        self.ours.close()
+
+
+def app_spec(place: Channel, number: int, **more: Any) -> steps.NodeSpec:
+    """Return the specification of an app on the fabric of *place*, the *number*-th."""
+    inner = isinstance(place, Ring1)
+    network = "10.80.16" if inner else "10.80.0"
+    six = "fd00:16" if inner else "fd00:80"
+    bridge = "apps" if isinstance(place, Ring1) else place.bridge if isinstance(place, Rig) else ""
+    values: dict[str, Any] = {
+        "node": node_name(), "generation": 1, "strategy": "jail", "purpose": "app", "uid": 1000 + number if inner else FIRST_UID + number,
+        "interface": steps.Interface(bridge=bridge, addresses=(f"{network}.{number}/24", f"{six}::{number}/64")),
+        "limits": steps.Limits(memory_bytes=256 << 20, processes=128, cpu_millicores=1000), "services": (sleeper(),),
+    }  # fmt: skip
+    return steps.NodeSpec(**{**values, **more})
+
+
+def run_inside(place: Channel, running: dict[str, Any], code: str, deadline_s: float = DEADLINE_S, **more: Any) -> Any:
+    """Run Python *code* as a service of a node's init and return what it prints last, as JSON."""
+    home = place.home  # type: ignore[attr-defined]
+    control = home / running["control"]
+    name = f"try-{secrets.token_hex(4)}"
+    service = {"name": name, "generation": 1, "argv": ["/usr/bin/python3", "-I", "-c", code], "restart": "never", "log": True, **more}
+    ask_init(control, {"op": "spawn", "service": service})
+
+    def finished() -> Any:
+        view = ask_init(control, {"op": "list"})[0]["services"]
+        return next((one for one in view if one["name"] == name and not one["pid"]), None)
+
+    view = wait_until(finished, deadline_s)
+    lines = [text for _, _, text in ask_init(control, {"op": "logs", "name": name})[0]["lines"]]
+    if view["status"] != 0 or not lines:
+        raise AssertionError(f"{view}: {lines}")
+    return json.loads(lines[-1])
 
 
 def node_name() -> str:
