@@ -6,6 +6,7 @@ import hashlib
 from typing import Any
 
 import msgspec
+import pytest
 
 from bus.messages import Asker, Command, Fact, Moment, Query, Role, Table
 from compartments.charter import Block, Charter, Place, Quotas
@@ -13,6 +14,7 @@ from compartments.facts import FACTS
 from compartments.rows_apps import Instance, Release, Rollout
 from compartments.world import World
 from enjin.canonical import canonical, parse, to_text
+from enjin.errors import EnjinError
 from enjin.names import Digest, Name
 from keys.frame import CHARTER, Signature, join
 from ring1 import accounts, apps, charter, instances, operations, processes, releases, rollouts, settings
@@ -166,3 +168,14 @@ class Domain:
     def instances(self, app: str) -> list[Instance]:
         """Return the instances that are wanted running."""
         return [one for one in self.world.find(Instance, app=app) if one.wanted == "running"]
+
+
+def refuse(domain: Domain, wish: Command, error: type[EnjinError], asker: Asker = OPERATOR) -> EnjinError:
+    """Check that *wish* is refused with *error* and changes nothing, and return the error."""
+    before = domain.world.digest()
+    with pytest.raises(error) as caught:
+        domain.do(wish, asker)
+    assert before == domain.world.digest()
+    assert caught.value.code == error.code
+    assert "\n" not in caught.value.message
+    return caught.value

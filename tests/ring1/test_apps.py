@@ -23,20 +23,9 @@ from enjin.names import BadName, Name
 from ring1 import accounts, allocation, apps, instances, processes, releases, rollouts
 from ring1.charter import NoCharter
 from ring1.tenancy import UnknownApp
-from tests.ring1.domain import BLUE, BLUE_TENANT, DAEMON, DAY, DEFAULT, OPERATOR, TENANT, Domain, digest, make_charter
+from tests.ring1.domain import BLUE, BLUE_TENANT, DAEMON, DAY, DEFAULT, TENANT, Domain, digest, make_charter, refuse
 
 HELLO = Name("hello")
-
-
-def refuse(domain: Domain, wish: Command, error: type[EnjinError], asker: Asker = OPERATOR) -> EnjinError:
-    """Check that *wish* is refused with *error* and changes nothing, and return the error."""
-    before = domain.world.digest()
-    with pytest.raises(error) as caught:
-        domain.do(wish, asker)
-    assert before == domain.world.digest()
-    assert caught.value.code == error.code
-    assert "\n" not in caught.value.message
-    return caught.value
 
 
 def test_a_push_makes_a_release_that_is_being_built() -> None:
