@@ -192,6 +192,10 @@ class Reader:
             rows = self.rows(_REQUEST_SOME, {"wanted": list(requests)})
         return {row[0]: KnownRequest(*row) for row in rows}
 
+    def request_ids(self, limit: int) -> list[str]:
+        """Return at most *limit* of the request ids that are known."""
+        return [row[0] for row in self.rows(select(REQUESTS.c.request).limit(limit))]
+
     def snapshots(self, until: int | None) -> Iterator[StoredSnapshot]:
         """Yield the snapshots at or below number *until* (None: all), the nearest first."""
         below = until

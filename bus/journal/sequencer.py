@@ -22,6 +22,7 @@ from bus.journal.deciding import REMEMBERED_US, Decider, Outcome, Wish, first_re
 from bus.journal.entry import Stretch, sign_commit
 from bus.journal.errors import JournalClosed, JournalLost, Overloaded
 from bus.journal.reader import Reader
+from bus.journal.remembered import Remembered
 from bus.journal.store import Batch, Projection, Store
 from enjin.errors import EnjinError
 from enjin.log import get
@@ -29,7 +30,7 @@ from enjin.log import get
 QUEUE_MAX: Final = 1_024
 BATCH_MAX: Final = 128
 BATCH_BYTES_MAX: Final = 262_144
-PRUNE_EVERY_US: Final = 60 * 1_000_000
+PRUNE_EVERY_US: Final = 10 * 1_000_000
 
 _log: Final = get("journal.sequencer")
 
@@ -53,7 +54,8 @@ class Sequencer:
         self, decider: Decider, store: Store, reader: Reader, projection: Projection | None, fatal: Fatal, queue_max: int = QUEUE_MAX
     ) -> None:
         self.head = decider.head
-        self._decider, self._store, self._reader, self._projection = decider, store, reader, projection
+        self._decider, self._store, self._projection = decider, store, projection
+        self._remembered = Remembered(reader)
         self._fatal, self._queue_max = fatal, queue_max
         self._queue: collections.deque[_Waiting] = collections.deque()
         self._pump: asyncio.Task[None] | None = None
@@ -126,7 +128,7 @@ class Sequencer:
         return taken
 
     def _decide(self, taken: list[_Waiting], batch: Batch) -> list[tuple[_Waiting, Outcome]]:
-        known = self._reader.requests([waiting.wish.cause.request for waiting in taken]) if taken else {}
+        known = self._remembered.rows(waiting.wish.cause.request for waiting in taken)
         answers: list[tuple[_Waiting, Outcome]] = []
         size = 0
         for at, waiting in enumerate(taken):
@@ -148,6 +150,8 @@ class Sequencer:
             # By the last entry's time, not the clock's: whatever the clock does, what is forgotten is refused from then on.
             self._pruned = time
             batch.forget_before = first_request(time - REMEMBERED_US)
+            self._remembered.forget(batch.forget_before)
+        self._remembered.add(row.request for row in batch.requests)
         return answers
 
     def _write(self, batch: Batch) -> None:

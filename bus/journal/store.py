@@ -26,7 +26,7 @@ from bus.journal.reader import KnownRequest, StoredSnapshot
 from bus.journal.schema import COMMITS, ENTRIES, FORMAT, HEAD, METADATA, PROJECTION, REQUESTS, SNAPSHOTS, WITNESSES
 
 T = TypeVar("T")
-PRUNE_ROWS: Final = 1_000
+PRUNE_ROWS: Final = 5_000
 
 
 class Projection(Protocol):

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from bus.journal import Journal, Stretch, read_entry
+from bus.journal.remembered import Remembered
 from bus.messages import Reply
 from enjin import host
 from enjin.errors import Conflict, InvariantError, Refused, code_of
@@ -198,6 +199,29 @@ def test_concurrent_repeats_have_one_effect(desk: Desk) -> None:
         assert journal.world.rows == {"a": 1}
 
     desk.run(work)
+
+
+def test_repeats_are_found_beyond_what_memory_holds(desk: Desk) -> None:
+    """With more ids than the set in memory holds, the database is asked, and the answers are the same."""
+    askings = [desk.ask(Add(name="a")) for _ in range(12)]
+
+    async def work(journal: Journal) -> list[Any]:
+        journal._sequencer._remembered = Remembered(journal._reader, limit=5)
+        first = [await asking.of(journal) for asking in askings]
+        assert journal._sequencer._remembered._ids is None
+        again = await asyncio.gather(*(asking.of(journal) for asking in askings))
+        assert again == [outcome._replace(repeated=True) for outcome in first]
+        assert journal.world.rows == {"a": 12}
+        return again
+
+    again = desk.run(work)
+
+    async def after(journal: Journal) -> None:
+        assert Remembered(journal._reader, limit=5)._ids is None
+        assert len(Remembered(journal._reader)._ids or ()) == 12
+        assert [await asking.of(journal) for asking in askings] == again
+
+    desk.run(after)
 
 
 @pytest.mark.parametrize("at_once", [False, True])
