@@ -20,6 +20,7 @@ SOURCE_BYTES_MAX: Final = 1 << 20
 _WSGI_MAKERS: Final = {"Flask", "Bottle", "get_wsgi_application", "WSGIApplication", "default_app", "make_wsgi_app", "APIFlask"}
 _ASGI_MAKERS: Final = {"FastAPI", "Starlette", "Quart", "Litestar", "get_asgi_application", "Sanic", "BlackSheep", "ProtocolTypeRouter"}
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MODULE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def find_callables(tree: Path, *, prefer_asgi: bool = False) -> list[Callable]:
     if (tree / "manage.py").is_file():
         names = ("asgi.py", "wsgi.py") if prefer_asgi else ("wsgi.py", "asgi.py")
         for name in names:
-            django = [one for package in _packages(tree) for one in _in_file(tree, f"{package}/{name}")]
+            django = [one for package in packages(tree) for one in _in_file(tree, f"{package}/{name}")]
             if django:
                 return django
     found: list[Callable] = []
@@ -56,13 +57,18 @@ def find_callables(tree: Path, *, prefer_asgi: bool = False) -> list[Callable]:
     for file in FILES:
         found += _in_file(tree, file, imported)
     if not found:
-        for package in _packages(tree):
+        for package in packages(tree):
             found += _in_file(tree, f"{package}/__init__.py", imported)
+    if not found:
+        # Documentation calls the file hello.py, or after the project.
+        for file in sorted(name for name in os.listdir(tree) if _MODULE.fullmatch(name) and name not in FILES):
+            found += _in_file(tree, file, imported)
     # `app = create_app()` in wsgi.py makes the factory it imports a part of it, not a second application.
     return [one for one in found if (one.module, one.name) not in imported]
 
 
-def _packages(tree: Path) -> list[str]:
+def packages(tree: Path) -> list[str]:
+    """Return the names of the Python packages at the top of *tree*, tests not counted."""
     names = [name for name in sorted(os.listdir(tree)) if _IDENTIFIER.fullmatch(name) and name not in ("tests", "test")]
     return [name for name in names if (tree / name / "__init__.py").is_file()]
 

@@ -233,7 +233,8 @@ def _check_case(path: Path, folded: dict[Path, Path], directories: set[Path]) ->
 
 
 def _entry(member: Member, path: Path, entries: dict[Path, Entry]) -> Entry:
-    target, source = "", ()
+    target = ""
+    source: Path = ()
     if member.kind == LINK:
         target = _link_target(member.target, path)
     elif member.kind == HARD_LINK:

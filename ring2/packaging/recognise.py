@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from enjin.errors import Refused
-from ring2.packaging.callables import FILES, Callable, find_callables
+from ring2.packaging.callables import Callable, find_callables, packages
 from ring2.packaging.procfile import BYTES_MAX, parse_procfile
 
 SERVE: Final = ".enjin/serve"
@@ -80,12 +80,12 @@ def recognise(tree: Path) -> Recognised:
     procfile = read_source(tree, "Procfile", BYTES_MAX + 1)
     processes = parse_procfile(procfile) if procfile is not None else {}
     notes = [] if not processes or "web" in processes else ["there is no web process: the app gets no URL"]
-    if is_python(tree):
+    root = _static_root(tree)
+    # A site of files may have a script that makes it; Python is what runs only when there is something to run.
+    if is_python(tree) and (processes or not root or find_callables(tree)):
         return _python(tree, processes, notes)
     if processes:
-        language = "static" if _static_root(tree) else "other"
-        return Recognised(language, processes, notes)
-    root = _static_root(tree)
+        return Recognised("static" if root else "other", processes, notes)
     if root:
         said = f"no Procfile: the files beside {'index.html' if root == '.' else f'{root}/index.html'} are served"
         return Recognised("static", {"web": f"python -I -S {SERVE} --static {root}"}, [said], serve=True)
@@ -98,7 +98,7 @@ def is_python(tree: Path) -> bool:
         return True
     if _is_file(tree / "pyproject.toml") and "project" in _pyproject(tree):
         return True
-    return any(name.endswith(".py") and _is_file(tree / name) for name in os.listdir(tree))
+    return any(name.endswith(".py") and _is_file(tree / name) for name in os.listdir(tree)) or bool(packages(tree))
 
 
 def read_source(tree: Path, name: str, limit: int = 1 << 20) -> bytes | None:
@@ -184,7 +184,7 @@ def _guess(tree: Path, names: set[str]) -> tuple[str, str, bool]:
     """Return the web line, what to say about it, and whether it uses our own server."""
     found = find_callables(tree, prefer_asgi="uvicorn" in names and "gunicorn" not in names)
     if not found:
-        raise NothingRecognised(f"there is no Procfile, and neither {', '.join(FILES)} nor a package holds a WSGI or ASGI application")
+        raise NothingRecognised("there is no Procfile, and no module at the top holds a WSGI or ASGI application called app or application")
     if len(found) > 1:
         raise Ambiguous(f"there is no Procfile, and there are {len(found)} applications: {', '.join(one.shown for one in found[:5])}")
     only = found[0]

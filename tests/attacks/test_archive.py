@@ -147,8 +147,9 @@ def test_valid_twins_unpack(tmp_path: Path) -> None:
     tree = accept(
         tmp_path,
         archive(
-            folder("./"), folder("a"), file("a/x", b"one"), file("./b/..c", b"two"), hard("a/same", "a/x"), link("l", "a/x"), link("a/up", ".."),
-            link("b/deep", "../a/up/b"), link("dangling", "nowhere"), file(f"{LONG}/{LONG}/x", b"long"), file("...", b"three"),
+            folder("./"), folder("a"), file("a/x", b"one"), file("./b/..c", b"two"), hard("a/same", "a/x"), link("l", "a/x"),
+            link("a/up", ".."), link("b/deep", "../a/up/b"), link("dangling", "nowhere"),
+            file(f"{LONG}/{LONG}/x", b"long"), file("...", b"three"),
         ),
     )  # fmt: skip
     assert (tree / "l").read_bytes() == b"one"
@@ -231,7 +232,8 @@ GOOD = archive(file("a", b"x" * 700), file("b"))
 @pytest.mark.parametrize(
     "data",
     {
-        "empty": b"", "one block": bytes(512)[:511], "text": b"hello world" * 100, "cut in a header": GOOD[:300], "cut in a file": GOOD[:1_000],
+        "empty": b"", "one block": bytes(512)[:511], "text": b"hello world" * 100,
+        "cut in a header": GOOD[:300], "cut in a file": GOOD[:1_000],
         "no end": GOOD[:1_536], "trailing": GOOD + b"x", "second archive behind the end": GOOD + GOOD, "checksum": b"b" + GOOD[1:],
         "binary size": GOOD[:124] + b"\x80" + bytes(10) + b"\x01" + GOOD[136:],
         "negative size": GOOD[:124] + b"-0000000001\0" + GOOD[136:],

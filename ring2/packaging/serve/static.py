@@ -122,7 +122,7 @@ class Static:
             return []
         return pieces(file, first, length)
 
-    def tag(self, file: BinaryIO, state: os.stat_result) -> str:
+    def tag(self, file: Any, state: os.stat_result) -> str:
         """Return the strong validator of *file*: a hash of its contents, remembered while the file is the same."""
         key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
         if key not in self._tags:

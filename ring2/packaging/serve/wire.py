@@ -51,6 +51,8 @@ class Connection:
                 raise BadRequest("431 Request Header Fields Too Large")
             if not self.fill():
                 return None
+        if end > HEAD_BYTES_MAX:
+            raise BadRequest("431 Request Header Fields Too Large")
         head = self.take(end + 4)[:-4]
         return head.lstrip(b"\r\n")
 

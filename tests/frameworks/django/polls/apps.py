@@ -1,0 +1,8 @@
+"""The app that `manage.py startapp polls` makes."""
+
+from django.apps import AppConfig
+
+
+class PollsConfig(AppConfig):
+    default_auto_field = "django.db.models.BigAutoField"
+    name = "polls"

@@ -1,0 +1,9 @@
+"""The URLs of the tutorial's first part."""
+
+from django.urls import path
+
+from . import views
+
+urlpatterns = [
+    path("", views.index, name="index"),
+]

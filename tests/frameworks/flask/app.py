@@ -1,0 +1,10 @@
+"""The application of Flask's quickstart."""
+
+from flask import Flask
+
+app = Flask(__name__)
+
+
+@app.route("/")
+def hello_world():
+    return "<p>Hello, World!</p>"
