@@ -13,7 +13,7 @@ INV-FOL-3: an unknown fact stops the projecting, never the copying.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, Self
 
 from bus.journal.checkpoint import Checkpoint, Cosigned, cosign
@@ -85,9 +85,9 @@ class Follower:
             store.close()
             raise
 
-    def project(self, world_factory: Callable[[], Any], facts: Iterable[type[Fact]]) -> None:
+    def project(self, world_factory: Callable[[], Any], facts: Mapping[str, type[Fact]] | Iterable[type[Fact]]) -> None:
         """Keep ``world`` at the head from now on; an unknown fact leaves it where it stands and ``stopped`` says why."""
-        self._facts = Facts.of(*facts)
+        self._facts = Facts.of(facts)
         try:
             self.world = replay(self._reader, world_factory=world_factory, facts=self._facts, publics=self._publics()).world
         except UnknownFact as error:

@@ -7,7 +7,7 @@ and ``projection``. Imports the rest of the journal.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Self
 
 import msgspec
@@ -58,7 +58,7 @@ class Journal:
         *,
         identity: JournalIdentity,
         world_factory: Callable[[], Any],
-        facts: Iterable[type[Fact]] | dict[str, type[Fact]],
+        facts: Mapping[str, type[Fact]] | Iterable[type[Fact]],
         projection: Projection | None = None,
         now_us: Callable[[], int] = wall_us,
         fatal: Fatal = end_process,
@@ -84,7 +84,7 @@ class Journal:
             JournalBusy, ForeignJournal, JournalDamaged, StaleEpoch, RolledBack, Forked, ProjectionAhead, UnknownFact,
             UnsupportedDatabase.
         """
-        table = Facts(facts) if isinstance(facts, dict) else Facts.of(*facts)
+        table = Facts.of(facts)
         store = Store(url)
         try:
             opening = Opening(url, store, identity, world_factory, table, projection)

@@ -54,9 +54,9 @@ class Facts:
         self._tag = msgspec.json.Decoder(_Tag)
 
     @classmethod
-    def of(cls, *shapes: type[Fact]) -> Facts:
-        """Return the table of *shapes*, each under its own kind."""
-        return cls({shape.KIND: shape for shape in shapes})
+    def of(cls, shapes: Mapping[str, type[Fact]] | Iterable[type[Fact]]) -> Facts:
+        """Return the table of *shapes*, which are given by kind or one after the other."""
+        return cls(shapes if isinstance(shapes, Mapping) else {shape.KIND: shape for shape in shapes})
 
     def decode(self, raw: msgspec.Raw, number: int) -> Fact:
         """Return the fact in *raw*, which stands in entry *number*.
