@@ -1,0 +1,101 @@
+"""One possible wish at least for every command of ring 0, each with a world in which it is granted and a moment.
+
+`tests/test_pure_decisions.py` runs them all; a command without a sample fails there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+from bus.messages import Command, Moment, Role, Table, canonical, parse
+from compartments.rows import Node
+from compartments.world import World
+from enjin.canonical import to_text
+from keys.frame import CHARTER, seal
+from ring0 import charters
+from ring0.accounts import CloseAccount, CreateAccount, CreateToken, RevokeToken
+from ring0.addresses import AssignAddress, CreateNetwork, DelegateBlock, ReleaseAddress
+from ring0.charters import IssueCharter
+from ring0.compartments import ContainCompartment, CreateCompartment, PartCompartment
+from ring0.keys import EnrollKey, RevokeKey
+from ring0.nodes import PlaceNode, RemoveNode, ReportNode, RestartNode, StartNode, StopNode
+from ring0.services import SERVICES
+from ring0.tiers import AssignTier, CreateTier, PromoteNode, UnassignTier
+from tests.ring0.book import KEYS, OPERATOR, Book, founded, genesis
+
+TABLE = Table.of(*SERVICES)
+SECRET = hashlib.sha256(b"a secret").hexdigest()
+
+
+def running(**fields: Any) -> Book:
+    """Return a cloud with one running ring 1 node, `ring1`."""
+    book = founded(**fields)
+    placed = book.ask(PlaceNode(label="ring1", strategy="jail"))
+    book.ask(ReportNode(node=placed["id"], generation=1, state="running", isolation={"pid": "pid:[4026]"}), Role.SUPERVISOR)
+    return book
+
+
+def chartered() -> tuple[Book, IssueCharter]:
+    """Return a cloud whose ring 1 node has a grant, and the wish for its first charter."""
+    book = running()
+    node = next(row for row in book.world.all(Node) if row.ring == 1)
+    book.ask(EnrollKey(frame=KEYS.grant(node.id, "ring1", ring=1, role=3)), Role.SUPERVISOR)
+    return book, issue(book, node.id)
+
+
+def issue(book: Book, node: str) -> IssueCharter:
+    """Return the wish for *node*'s next charter, as the daemon would send it."""
+    said = charters.draft(book.world, book.world.need(Node, node))
+    return IssueCharter(domain=node, version=said.version, frame=to_text(seal(CHARTER, canonical(said), KEYS.issuer)))
+
+
+def examples() -> Iterator[tuple[World, Command, Moment]]:
+    """Yield (world, wish, moment) for every command."""
+    empty = Book()
+    yield _example(empty, genesis(), Role.SUPERVISOR)
+    book, charter = chartered()
+    yield _example(book, charter, Role.SUPERVISOR)
+    book.ask(CreateTier(name="queen", single=True))
+    book.ask(CreateTier(name="pawn", above="queen"))
+    book.ask(AssignTier(tier="pawn", node="ring1", group="db"))
+    book.ask(CreateCompartment(name="feed", kind="power"))
+    book.ask(ContainCompartment(compartment="feed", child="rack"))
+    book.ask(CreateAccount(name="someone", role="tenant"))
+    book.ask(CreateToken(account="someone", name="laptop", secret_hash=SECRET))
+    book.ask(AssignAddress(network="fabric", node="ring1", address="10.80.9.9"))
+    book.ask(DelegateBlock(network="fabric", ipv4="10.80.128.0/19"))
+    book.ask(DelegateBlock(network="fabric", ipv4="10.80.160.0/19"))
+    book.ask(PlaceNode(label="spare", strategy="process"))
+    book.ask(StopNode(node="spare"))
+    for wish in (
+        CreateCompartment(name="tenant-a"),
+        ContainCompartment(compartment="feed", child="ring1"),
+        PartCompartment(compartment="feed", child="rack"),
+        CreateTier(name="mail", summary="sends mail"),
+        AssignTier(tier="web", node="ring1"),
+        UnassignTier(tier="pawn", node="ring1"),
+        PromoteNode(node="ring1", tier="pawn"),
+        CreateNetwork(name="lab", ipv4="10.99.0.0/24"),
+        DelegateBlock(network="fabric", ipv4="10.80.192.0/18"),
+        AssignAddress(network="fabric", node="ring1"),
+        ReleaseAddress(address="10.80.9.9"),
+        StartNode(node="spare"),
+        StopNode(node="ring1"),
+        RestartNode(node="ring1"),
+        RemoveNode(node="ring1"),
+        PlaceNode(label="third", strategy="process", address="10.80.7.7"),
+        ReportNode(node="ring1", generation=1, state="failed", reason="ended with status 1"),
+        EnrollKey(frame=KEYS.grant(OPERATOR, "second key")),
+        RevokeKey(key=KEYS.key("ring1"), reason="lost"),
+        CreateAccount(name="another", role="operator", compartment="cloud"),
+        CloseAccount(account="someone"),
+        CreateToken(account="someone", name="phone", secret_hash="0" * 64),
+        RevokeToken(token="laptop"),
+    ):
+        yield _example(book, wish, Role.SUPERVISOR)
+
+
+def _example(book: Book, wish: Command, role: Role) -> tuple[World, Command, Moment]:
+    return book.world, parse(canonical(wish), type(wish)), book.moment(role)
