@@ -36,7 +36,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "pyroute2": ("supervision/network",),
     "iptc": ("supervision/firewall",),
     "pyseccomp": ("supervision/seccomp",),
-    "click": ("enjin/cli", "commands"),
+    "click": ("enjin/cli", "enjin/output", "commands"),
     "sqlalchemy": ("bus/journal", "compartments/"),
     "starlette": ("bus/http", "console/"),
     "uvicorn": ("bus/http", "console/"),
