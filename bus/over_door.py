@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import socket
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -51,7 +50,7 @@ class DoorTransport:
     async def _exchange(self, frame: bytes) -> None:
         try:
             answer = await asyncio.to_thread(self._post, frame)
-        except (OSError, http.client.HTTPException, socket.timeout):
+        except (TimeoutError, OSError, http.client.HTTPException):
             return
         if answer:
             self._deliveries.deliver(reply_subject(_request_of(answer)), answer)

@@ -18,13 +18,15 @@ from typing import Any, Final
 import msgspec
 
 from bus.clock import CloudClock
-from bus.dispatch import Dispatcher, Handlers, Place, Seen
+from bus.dispatch import Dispatcher, Handlers, Seen
 from bus.envelope import Behalf
 from bus.journal import Cause, Journal, JournalIdentity, Stretch
+from bus.journal.checkpoint import read_cosigned
 from bus.messages import Asker, Command, Moment, Observation, Query, Question, Reply, Rule, Table
+from bus.permission import Place
 from bus.speaker import Speaker
 from bus.transport import Transport
-from compartments import accounts, history
+from compartments import accounts, audit, history
 from compartments.facts import FACTS
 from compartments.rows import RevokedKey
 from compartments.tables import WorldTables
@@ -104,7 +106,9 @@ class Domain:
             clock=self.journal.now,
             daemon=True,
         )
-        self.table = Table.of(*rows, history.questions(self.journal, self.public_key))
+        self.table = Table.of(
+            *rows, history.questions(self.journal, self.public_key), audit.questions(self.journal, place.domain, place.ring)
+        )
         self.dispatcher = Dispatcher(
             place=place,
             table=self.table,
@@ -115,8 +119,9 @@ class Domain:
             locate=lambda name: locate(self.world, name),
         )
         self.transport: Transport | None = None
-        self.observers: dict[str, Callable[[Seen], Any]] = {}
+        self.observers: dict[str, Callable[[Seen], Any]] = {history.Witnessed.KIND: self._witnessed}
         self.on_change: list[Callable[[], None]] = []
+        self.on_tell: list[Callable[[Observation, str], None]] = []
         self._revocations = -1
         self._sync_trust()
         self.journal.on_commit(self._committed)
@@ -167,8 +172,10 @@ class Domain:
             raise from_reply(answered.reply.code, answered.reply.message, answered.reply.hint)
         return answered.reply
 
-    async def tell(self, seen: Observation) -> None:
-        """Broadcast what we saw; nobody may be listening."""
+    async def tell(self, seen: Observation, path: str = "") -> None:
+        """Broadcast what we saw in the compartment at *path* (the domain's own when empty); nobody may be listening."""
+        for callback in self.on_tell:
+            callback(seen, path or self.place.path)
         if self.transport is None:
             return
         try:
@@ -177,9 +184,9 @@ class Domain:
         except EnjinError as error:
             self.log.warning("observation.lost", kind=seen.KIND, error=error)
 
-    def tell_soon(self, seen: Observation) -> None:
+    def tell_soon(self, seen: Observation, path: str = "") -> None:
         """``tell`` from a callback."""
-        task = asyncio.get_running_loop().create_task(self.tell(seen))
+        task = asyncio.get_running_loop().create_task(self.tell(seen, path))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -209,6 +216,14 @@ class Domain:
     def _observe(self, seen: Seen) -> Any:
         observer = self.observers.get(seen.kind)
         return observer(seen) if observer is not None else None
+
+    async def _witnessed(self, seen: Seen) -> None:
+        """Keep the cosignature of the ring above; what does not hold raises an alarm in the journal's own words."""
+        grant = seen.opened.authority.grant
+        if grant.ring >= self.place.ring or not grant.keys.journal:
+            return
+        cosigned = read_cosigned(parse(seen.body, history.Witnessed).cosigned.encode())
+        await self.journal.keep(cosigned, (bytes.fromhex(grant.keys.journal),))
 
     def _account(self, behalf: Behalf) -> Asker | None:
         return accounts.account_of(self.world, behalf.account, behalf.token, self.journal.now())

@@ -1,4 +1,4 @@
-"""Questions about the journal itself: its head, its entries for followers, who did what, and whether it verifies.
+"""Questions about the journal itself: its head, its entries for followers, and whether it verifies.
 
 Owns the queries that need more than World, and ``world_at``. They stand in the same closed table as every other kind.
 """
@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
-from bus.journal import Filters, Journal, Stretch, verify
-from bus.messages import Asker, Query, Question, Role
+from bus.journal import Journal, Stretch, verify
+from bus.messages import Asker, Observation, Query, Question, Role
 from compartments.moments import parse_moment
 from compartments.world import World
 
@@ -27,16 +26,10 @@ class FetchEntries(Query, kind="journal.fetch"):
     after: int = 0
 
 
-class ReadAudit(Query, kind="audit.log"):
-    """Who did what, when and why."""
+class Witnessed(Observation, kind="witnessed"):
+    """The ring above, or a sibling, has seen the journal up to a checkpoint and cosigned it (canonical JSON)."""
 
-    after: int = 0
-    limit: int = 100
-    who: str = ""
-    action: str = ""
-    since: str = ""
-    until: str = ""
-    newest: bool = True
+    cosigned: str
 
 
 class VerifyAudit(Query, kind="audit.verify"):
@@ -83,24 +76,15 @@ def questions(journal: Journal, keys: Callable[[str], bytes | None]) -> tuple[Qu
     def fetch(query: FetchEntries, _world: World, _asker: Asker) -> Stretch | None:
         return journal.stretch(query.after)
 
-    def read(query: ReadAudit, _world: World, _asker: Asker) -> Any:
-        now = journal.now()
-        since, until = (parse_moment(text, now).time or 0 if text else 0 for text in (query.since, query.until))
-        filters = Filters(who=query.who, kind=query.action, since=since, until=until)
-        return journal.listing(query.after, query.limit, filters, newest=query.newest)
-
     async def check(_query: VerifyAudit, _world: World, _asker: Asker) -> VerifyView:
         identity = journal.identity
         await journal.settled()
-        found = await asyncio.to_thread(verify, journal.url, identity.publics, keys)
-        return VerifyView(
-            domain=identity.domain, entries=found.entries, ok=found.ok, first_bad=found.first_bad or 0, reason=found.reason
-        )
+        found = await asyncio.to_thread(verify, journal.url, lambda _domain: identity.publics, signer_of=keys)
+        return VerifyView(domain=identity.domain, entries=found.entries, ok=found.ok, first_bad=found.first_bad, reason=found.reason)
 
     return (
         Question(GetHead, head, Role.TENANT),
         Question(FetchEntries, fetch, Role.SUPERVISOR),
-        Question(ReadAudit, read, Role.OPERATOR),
         Question(VerifyAudit, check, Role.OPERATOR),
     )
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any, Final, TypeVar
+import functools
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -47,7 +48,48 @@ class Malformed(Invalid):
 
 def canonical(value: object) -> bytes:
     """Return the one spelling of *value*: JSON with sorted keys, defaults omitted, no spaces."""
+    _settle(value)
     return _ENCODER.encode(value)
+
+
+class _Fields(NamedTuple):
+    """Of one Struct: the fields whose default has equals that are not it, and those that may hold Structs."""
+
+    defaults: tuple[tuple[str, Any], ...]
+    nested: tuple[str, ...]
+
+
+@functools.cache
+def _fields(shape: type[msgspec.Struct]) -> _Fields:
+    defaults, nested = [], []
+    for field in msgspec.structs.fields(shape):
+        if field.default is not msgspec.NODEFAULT and field.default not in ("", None, True, False, ()):
+            defaults.append((field.name, field.default))
+        if field.type not in (str, int, bool, bytes, msgspec.Raw):
+            nested.append(field.name)
+    return _Fields(tuple(defaults), tuple(nested))
+
+
+def _settle(value: Any) -> None:
+    """Put a field's default itself in the place of its equals.
+
+    msgspec omits a field when it *is* its default, not when it equals it: ``"running"`` read from JSON is another object
+    than the default and would be written out, a second spelling of the same value.
+    """
+    if isinstance(value, msgspec.Struct):
+        fields = _fields(type(value))
+        for name, default in fields.defaults:
+            held = getattr(value, name)
+            if held is not default and held == default and type(held) is type(default):
+                msgspec.structs.force_setattr(value, name, default)
+        for name in fields.nested:
+            _settle(getattr(value, name))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _settle(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            _settle(item)
 
 
 def parse(data: bytes | msgspec.Raw, shape: type[T]) -> T:

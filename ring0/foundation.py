@@ -155,6 +155,7 @@ def _make_directories(home: Path, owner: int) -> None:
         ("ring0", 0o700),
         ("ring0/keys", 0o700),
         ("run", 0o711),
+        ("bus", 0o711),
         ("runtime", 0o755),
         ("nodes", 0o711),
         ("log", 0o700),
@@ -165,7 +166,7 @@ def _make_directories(home: Path, owner: int) -> None:
         path.mkdir(mode=mode, exist_ok=True)
         os.chmod(path, mode)
     if os.geteuid() == 0:
-        for name in ("ring0", "ring0/keys", "run"):
+        for name in ("ring0", "ring0/keys", "run", "bus"):
             os.chown(home / name, owner, owner)
 
 

@@ -69,15 +69,15 @@ class FoundCloud(Command, kind="cloud.found", kw_only=True):
     """
 
     cloud: CloudId
-    name: Name = Name("cloud")
-    site: Name = Name("site")
-    rack: Name = Name("rack")
+    name: str = "cloud"
+    site: str = "site"
+    rack: str = "rack"
     node: NodeId
     label: str = "ring0"
     operator: NodeId
-    operator_name: Name = Name("operator")
+    operator_name: str = "operator"
     grants: tuple[str, ...]
-    network: Name = Name("fabric")
+    network: str = "fabric"
     ipv4: str = "10.80.0.0/16"
     ipv6: str = ""
     blocks: tuple[str, ...] = ("10.80.64.0/18",)
@@ -90,7 +90,9 @@ def found(wish: FoundCloud, world: World, at: Moment) -> Iterator[Fact]:
     """Found the cloud. Raises: AlreadyFounded, Invalid, BadAddress, OutsideNetwork, GrantRefused."""
     for cloud in world.all(Cloud):
         raise AlreadyFounded(f"cloud {cloud.id[:6]} was founded already")
-    names = (wish.name, wish.site, wish.rack, DEFAULT)
+    names = tuple(Name.parse(name) for name in (wish.name, wish.site, wish.rack, DEFAULT))
+    Name.parse(wish.network)
+    Name.parse(wish.operator_name)
     if len(set(names)) != len(names):
         raise Invalid(f"cloud, site and rack need different names, none of them {DEFAULT}")
     root, rack = at.id(0, "c"), at.id(2, "c")

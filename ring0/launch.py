@@ -24,6 +24,7 @@ from ring0.registry import Registry
 INIT_SOCKET: Final = "run/init.sock"
 DAEMON_SOCKET: Final = "run/ring0-init.sock"
 SPEC: Final = "run/init.json"
+BUILD_SETTINGS: Final = "run/build.json"
 HANDS: Final = "hands"
 LISTENERS: Final = ("router", "api0", "api1")
 UNITS: Final = Path("/etc/systemd/system")
@@ -164,7 +165,46 @@ def _start_unit(home: Path, foundation: Foundation, program: str) -> None:
             raise InitFailed(f"systemctl {words[0]} failed: {done.stderr.strip()[:200]}")
 
 
+def write_build_settings(home: Path, runtime: Path, registry: Registry, own_addresses: tuple[str, ...], owner: int) -> None:
+    """Leave for ring 0's daemon what ring 1's builds need to know of this machine."""
+    settings = {
+        "runtime": str(runtime),
+        "environment": registry.environment,
+        "directories": list(registry.directories),
+        "closed": list(own_addresses),
+    }
+    write_atomic(home / BUILD_SETTINGS, json.dumps(settings).encode(), 0o600, owner if os.geteuid() == 0 else None)
+
+
+def read_build_settings(home: Path) -> dict[str, Any]:
+    """Return what ``write_build_settings`` left. Raises: ConfigError."""
+    try:
+        found: dict[str, Any] = msgspec.json.decode((home / BUILD_SETTINGS).read_bytes())
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(f"cannot read {home / BUILD_SETTINGS}: {error}") from error
+    return found
+
+
 def read_hands_settings(home: Path) -> dict[str, Any]:
     """Return the configuration that hands was last given."""
     found: dict[str, Any] = msgspec.json.decode((home / "run" / "hands.json").read_bytes())
+    return found
+
+
+def forget_unit(foundation: Foundation) -> None:
+    """Stop and remove the cloud's systemd unit, where there is one."""
+    if not systemd_runs() or not (UNITS / unit_name(foundation)).exists():
+        return
+    subprocess.run(["systemctl", "stop", unit_name(foundation)], capture_output=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
+    (UNITS / unit_name(foundation)).unlink()
+    subprocess.run(["systemctl", "daemon-reload"], capture_output=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
+
+
+def leftovers(foundation: Foundation) -> list[str]:
+    """Return what of the cloud is still on this host, by its names: namespaces, links, control groups."""
+    tag = foundation.tag
+    found = [f"network namespace {path.name}" for path in Path("/run/netns").glob(f"enjin-{tag}*")]
+    found += [f"link {path.name}" for path in Path("/sys/class/net").glob(f"enj{tag}*")]
+    found += [f"control group {path}" for path in Path("/sys/fs/cgroup").glob(f"*/enjin-{tag}*")]
+    found += [f"control group {path}" for path in Path("/sys/fs/cgroup").glob(f"enjin-{tag}*")]
     return found

@@ -28,7 +28,7 @@ ROUTER_UID: Final = 102
 TENANT_UIDS: Final = (1000, 64_999)
 HOME_INSIDE: Final = "/var/lib/enjin"
 RUNTIME_INSIDE: Final = "/opt/enjin"
-INIT_SOCKET: Final = "run/init.sock"
+INIT_SOCKET: Final = "init.sock"
 
 
 def channel_of(node: str) -> str:

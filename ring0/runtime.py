@@ -76,30 +76,26 @@ def _link_system_python(environment: Path) -> None:
 
 
 def _distributions() -> list[Distribution]:
+    """Return what enjin needs, all the way down: the environment was installed by its markers, so what one excludes is absent."""
     found: dict[str, Distribution] = {}
-    pending = ["enjin", *BESIDE]
+    pending = [("enjin", False), *((name, False) for name in BESIDE)]
     while pending:
-        name = re.sub(r"[-_.]+", "-", pending.pop()).lower()
+        name, conditional = pending.pop()
+        name = re.sub(r"[-_.]+", "-", name).lower()
         if name in found:
             continue
         try:
             one = distribution(name)
         except PackageNotFoundError as error:
+            if conditional:
+                continue
             raise NoDistribution(f"the Python package {name} is not installed in this environment") from error
         found[name] = one
         for requirement in one.requires or ():
-            if "extra ==" not in requirement and ("python_version" not in requirement or _applies(requirement)):
-                pending.append(re.split(r"[\s<>=!~;\[(]", requirement, maxsplit=1)[0])
+            if "extra ==" not in requirement:
+                pending.append((re.split(r"[\s<>=!~;\[(]", requirement, maxsplit=1)[0], ";" in requirement))
     del found["enjin"]
     return [found[name] for name in sorted(found)]
-
-
-def _applies(requirement: str) -> bool:
-    match = re.search(r"python_version\s*(<|<=|>=|>)\s*['\"](\d+)\.(\d+)", requirement)
-    if match is None:
-        return True
-    bound, now = (int(match[2]), int(match[3])), sys.version_info[:2]
-    return {"<": now < bound, "<=": now <= bound, ">=": now >= bound, ">": now > bound}[match[1]]
 
 
 def _digest(needed: list[Distribution]) -> str:

@@ -15,7 +15,7 @@ from typing import Final
 
 from bus.messages import Asker, Command, Fact, Moment, Query, Question, Role, Rule
 from compartments import charter
-from compartments.charter import CharterRefused
+from compartments.charter import CharterRefused, ReceiveCharter
 from compartments.facts.accounts import KeyEnrolled, KeyRevoked
 from compartments.facts.charters import CharterReceived
 from compartments.facts.places import EndpointSet
@@ -37,12 +37,6 @@ class NoCharter(NotFound):
 
     code = "E-CHA-101"
     remedy = "`enjin up` makes ring 0 send it"
-
-
-class ReceiveCharter(Command, kind="charter.receive"):
-    """Follow a charter that the ring above signed: *frame* is its signed bytes as base64url."""
-
-    frame: str
 
 
 class RevokeKey(Command, kind="trust.revoke"):

@@ -38,6 +38,22 @@ def test_a_message_has_one_spelling(text: str, count: int) -> None:
     assert wish == parse(canonical(wish), Ping)
 
 
+class Colour(Command, kind="test.colour"):
+    """Say a colour."""
+
+    name: str = "red"
+    depth: int = 30_000
+    inner: Ping = Ping(text="a default")
+
+
+def test_a_default_that_was_read_is_omitted_too() -> None:
+    """A value equal to its default has one spelling, whether it was given, read or left out."""
+    given = Colour(name="".join(["r", "ed"]), depth=int("30000"), inner=Ping(text="a defaul" + str("t")))
+    assert b"{}" == canonical(given) == canonical(Colour())
+    with pytest.raises(NotCanonical):
+        parse(b'{"name":"red"}', Colour)
+
+
 @pytest.mark.parametrize(
     "data",
     [b'{"text": "a"}', b'{"text":"a","count":1}', b'{"text":"a","text":"a"}', b'{"count":2,"text":"\\u0061"}', b'{"text":"a","count":2}'],

@@ -1,0 +1,178 @@
+"""Ring 0's care for one running ring 1 node: its services, its charter, its journal.
+
+Owns the connection to the node's init (whose services it starts again when they end), the connection to the node's
+channel, the delivery of charters and the following of the child's journal. Trusts nothing the child says beyond its
+grant: entries are verified before they are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from bus.caller import Caller
+from bus.journal import Follower, Stretch, cosign
+from bus.messages import Command, Reply
+from bus.over_zmq import ZmqTransport
+from bus.speaker import Speaker
+from compartments.history import FetchEntries, Witnessed
+from enjin import log
+from enjin.canonical import canonical, parse
+from enjin.errors import EnjinError, from_reply
+from enjin.host import monotonic_s
+from keys.keyring import Keyring
+from keys.trust import TrustSet
+from ring0.offspring import Offspring, channel_of
+from supervision.hub_service import SOCKET, close_quietly, connect
+from supervision.init_link import InitLink
+
+KEPT: Final = ("hands", "daemon")
+AGAIN_S: Final = 0.05
+AGAIN_MAX_S: Final = 5.0
+HEALTHY_S: Final = 10.0
+FOLLOW_S: Final = 1.0
+FETCHES_MAX: Final = 10_000
+
+
+class Child:
+    """One ring 1 node as its parent sees it.
+
+    Args:
+        home: Ring 0's state directory.
+        offspring: The node's keys.
+        keyring, trust, node, grant, now: Our own: to speak on the child's channel.
+        control: Path of the node's init's supervisor socket.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        offspring: Offspring,
+        *,
+        keyring: Keyring,
+        trust: TrustSet,
+        node: str,
+        grant: str,
+        now: Callable[[], int],
+        control: Path,
+    ) -> None:
+        self.node = offspring.node
+        self.control = control
+        self.witnessed = 0
+        self._home, self._offspring, self._keyring, self._trust = home, offspring, keyring, trust
+        self._us, self._grant, self._now = node, grant, now
+        self._log = log.get("child")
+        self._transport: ZmqTransport | None = None
+        self._caller: Caller | None = None
+        self._moved = asyncio.Event()
+        keys = offspring.keyring
+        self._follower = Follower.open(
+            f"sqlite:///{offspring.directory / 'followed.db'}",
+            cloud=keyring.cloud,
+            domain=self.node,
+            keys_for=lambda _domain: (keys.journal.public,),
+        )
+
+    async def run(self) -> None:
+        """Look after the node until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._forever("services", self._keep_services))
+                group.create_task(self._forever("journal", self._follow))
+        finally:
+            if self._transport is not None:
+                await close_quietly(self._transport)
+            self._follower.close()
+
+    async def _forever(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        wait = AGAIN_S
+        while True:
+            begun = monotonic_s()
+            try:
+                await work()
+            except (EnjinError, OSError) as error:
+                self._log.warning("child.unreachable", node=self.node, what=name, error=error)
+            wait = AGAIN_S if monotonic_s() - begun > HEALTHY_S else min(wait * 2, AGAIN_MAX_S)
+            await asyncio.sleep(wait)
+
+    async def _keep_services(self) -> None:
+        """Start hands and the daemon again whenever one of them ends."""
+        async with await InitLink.connect(self.control) as init:
+            view = await init.watch()
+            for service in view["services"]:
+                if service["name"] in KEPT and not service["pid"]:
+                    await init.start(service["name"])
+            begun: dict[str, float] = {}
+            async for event in init.events():
+                if event["event"] == "lost":
+                    return
+                if event["event"] == "exited" and event.get("name") in KEPT:
+                    name = event["name"]
+                    if monotonic_s() - begun.get(name, 0.0) < AGAIN_S:
+                        await asyncio.sleep(AGAIN_S)
+                    begun[name] = monotonic_s()
+                    self._log.warning("child.service_ended", node=self.node, service=name, status=event.get("status"))
+                    await init.start(name)
+
+    async def caller(self) -> Caller:
+        """Return our voice on the child's channel."""
+        if self._caller is None:
+            pair = self._keyring.curve
+            endpoint = self._home / "nodes" / self.node / "state" / SOCKET
+            self._transport = connect(str(endpoint), self._offspring.keyring.hub.public.hex(), pair.public, pair.secret)
+            speaker = Speaker(
+                cloud=self._keyring.cloud,
+                channel=channel_of(self.node),
+                issuer=self._us,
+                grant=self._grant,
+                signer=self._keyring.message,
+                clock=self._now,
+                daemon=True,
+            )
+            self._caller = Caller(self._transport, speaker, self._trust, responder=self.node, ring=1)
+        return self._caller
+
+    async def command(self, wish: Command, *, rid: str = "", reason: str = "", deadline_s: float = 30.0) -> Reply:
+        """Want something of the child. Raises: what it refuses with; Unreachable."""
+        reply = await (await self.caller()).command(wish, rid=rid, reason=reason, deadline_s=deadline_s)
+        if not reply.ok:
+            raise from_reply(reply.code, reply.message, reply.hint)
+        return reply
+
+    async def _follow(self) -> None:
+        """Fetch, verify and keep the child's entries, and cosign where they end."""
+        caller = await self.caller()
+        await caller.follow("seen.journal.committed", lambda _opened: self._moved.set())
+        await caller.follow("seen.beacon", self._beacon)
+        while True:
+            self._moved.clear()
+            await self._catch_up(caller)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._moved.wait(), FOLLOW_S)
+
+    def _beacon(self, opened: Any) -> None:
+        number = msgspec.json.decode(opened.statement.body).get("number", 0)
+        if number > self._follower.head.number:
+            self._moved.set()
+
+    async def _catch_up(self, caller: Caller) -> None:
+        for _ in range(FETCHES_MAX):
+            reply = await caller.query(FetchEntries(after=self._follower.head.number))
+            if not reply.ok:
+                raise from_reply(reply.code, reply.message, reply.hint)
+            if bytes(reply.result) == b"null":
+                break
+            self._follower.append(parse(reply.result, Stretch))
+        head = self._follower.head
+        if head.number > self.witnessed:
+            signed = cosign(self._follower.checkpoint(), self._keyring.journal)
+            seen = Witnessed(cosigned=canonical(signed).decode())
+            await caller.transport.publish(
+                f"seen.{Witnessed.KIND}", caller.speaker.seal(f"seen.{Witnessed.KIND}", seen, audience=self.node)
+            )
+            self.witnessed = head.number

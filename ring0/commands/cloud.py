@@ -1,0 +1,111 @@
+"""`enjin up`, `enjin down`, `enjin status`: the cloud as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import click
+
+from enjin import config as configuration
+from enjin.errors import EnjinError, Refused
+from enjin.host import clock
+from enjin.output import ago, json_option, print_json, print_rows, rfc3339, say
+
+
+class NotConfirmed(Refused):
+    """A destroying command was not confirmed."""
+
+    code = "E-CLI-002"
+    remedy = "type the cloud's tag when asked, or give --yes"
+
+
+@click.command("up")
+@click.option("--ring1", type=click.Choice(["jail", "process"]), help="How to make the ring 1 node (default: the strongest that works).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def up(ring1: str | None, as_json: bool) -> None:
+    """Raise the cloud on this machine, or mend it; changes nothing where nothing is missing."""
+    from ring0.raising import raise_cloud
+
+    config = configuration.load({"ring1": ring1})
+    raised = raise_cloud(config, say)
+    if as_json:
+        print_json({"cloud": raised.foundation.cloud, "changed": raised.changed, "endpoints": raised.endpoints, "strategy": raised.foundation.ring1})
+        return
+    if not raised.changed:
+        say(f"cloud {raised.foundation.tag} is up; nothing to change")
+    else:
+        say(f"cloud {raised.foundation.tag}: {', '.join(raised.changed)}")
+    for share in sorted((config.path / "root").glob("share-*.key")):
+        say(f"warning: root key {share} is still on this machine; move it to a place of its own")
+    for name, url in raised.endpoints.items():
+        click.echo(f"{name:<8} {url}")
+
+
+@click.command("down")
+@click.option("--destroy", is_flag=True, help="Also remove the cloud's state, its uids and the command's link.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def down(destroy: bool, yes: bool) -> None:
+    """Stop the cloud: leaves no process, namespace, mount, link or control group."""
+    from ring0.foundation import read_foundation
+    from ring0.lowering import destroy_cloud, lower_cloud
+
+    config = configuration.load({})
+    foundation = read_foundation(config.path)
+    if foundation is None:
+        say(f"there is no cloud at {config.home}; nothing to do")
+        return
+    if destroy and not yes:
+        typed = click.prompt(f"This removes cloud {foundation.tag} and all its apps for ever. Type its tag to go on", default="", show_default=False)
+        if typed != foundation.tag:
+            raise NotConfirmed("nothing was removed")
+    ran = lower_cloud(config)
+    say(f"cloud {foundation.tag} is down" if ran else f"cloud {foundation.tag} was down already")
+    if destroy:
+        destroy_cloud(config)
+        say(f"removed {config.home}; what was pushed is gone (Debian packages, the checkout and .venv stay)")
+
+
+@click.command("status")
+@json_option
+def status(as_json: bool) -> None:
+    """Show every node of every ring: state, address, strategy, uptime; and the endpoints."""
+    found = asyncio.run(collect(configuration.load({})))
+    if as_json:
+        print_json(found)
+        return
+    now = clock().wall_us
+    rows = [node | {"since": ago(node.get("since_us", 0), now)} for node in found["nodes"]]
+    columns = {"ring": "RING", "label": "LABEL", "state": "STATE", "strategy": "STRATEGY", "address": "ADDRESS", "since": "FOR", "id": "ID"}
+    print_rows(rows, columns)
+    for name, url in found["endpoints"].items():
+        say(f"{name:<8} {url}")
+    for line in found["warnings"]:
+        say(f"warning: {line}")
+
+
+async def collect(config: configuration.Config) -> dict[str, Any]:
+    """Return what `enjin status --json` prints."""
+    from bus.session import Session
+    from ring0.nodes import ListNodes
+
+    async with await Session.open(config) as session:
+        nodes = await session.query(0, ListNodes())
+        warnings: list[str] = []
+        try:
+            nodes += await session.query(1, ListNodes())
+        except EnjinError as error:
+            warnings.append(f"ring 1: {error.message}")
+        return {
+            "schema": 1,
+            "cloud": session.directory.cloud,
+            "nodes": [_node(node) for node in nodes],
+            "endpoints": session.directory.endpoints,
+            "warnings": warnings,
+        }
+
+
+def _node(node: dict[str, Any]) -> dict[str, Any]:
+    since = node.get("since") or 0
+    shown = {key: node.get(key, "") for key in ("id", "ring", "label", "state", "wanted", "strategy", "address", "supervisor", "compartment", "isolation")}
+    return shown | {"since": rfc3339(since) if since else "", "since_us": since}

@@ -1,0 +1,122 @@
+"""`enjin down`: ends everything of a cloud on this machine, in order, and on request removes its state.
+
+Owns the order: the daemon first, so that nothing is started anew; then every node through hands, whoever of them still
+runs; then init. What is looked for is known by this cloud's own names, never by a process's name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from enjin.config import Config
+from enjin.errors import EnjinError, StepFailed
+from keys.operator import key_path
+from ring0 import launch, uids
+from ring0.foundation import FILE, Foundation, read_foundation
+from ring0.launch import HANDS, INIT_SOCKET
+from supervision.hands_link import HandsLink
+from supervision.init_link import InitLink
+from supervision.steps import DestroyNode, Done, InspectAll, RemoveFabric, Seen
+
+GRACE_MS: Final = 4_000
+LINK: Final = Path("/usr/local/bin/enjin")
+
+
+class StillThere(StepFailed):
+    """Something of the cloud could not be ended."""
+
+    code = "E-UP-007"
+    remedy = "run `enjin down` again; HOME/log/init.log says what hands met"
+
+
+def lower_cloud(config: Config) -> bool:
+    """End every process, node, link and group of the cloud; return whether anything ran.
+
+    Raises:
+        StillThere: Something did not end.
+    """
+    foundation = read_foundation(config.path)
+    if foundation is None:
+        return False
+    ran = launch.init_runs(config.path)
+    asyncio.run(_lower(config.path, foundation, ran))
+    launch.forget_unit(foundation)
+    left = launch.leftovers(foundation)
+    if left:
+        raise StillThere(f"still there: {', '.join(left[:5])}")
+    return ran
+
+
+def destroy_cloud(config: Config) -> None:
+    """Remove the state of a cloud that is down: its directory, its uids, its key file and the command's link."""
+    foundation = read_foundation(config.path)
+    if foundation is None:
+        return
+    for path in config.path.iterdir():
+        if path.name != FILE:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    if foundation.privileged:
+        uids.release(config.home)
+    key_path(config.keys, foundation.cloud).unlink(missing_ok=True)
+    (config.path / FILE).unlink()
+    with contextlib.suppress(OSError):
+        config.path.rmdir()
+    for directory in (Path(config.keys), Path(config.keys).parent):
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+    if os.geteuid() == 0 and LINK.is_symlink() and not _others():
+        LINK.unlink()
+
+
+def _others() -> bool:
+    """Whether another cloud on this machine still has uids."""
+    return uids.FILE.exists()
+
+
+async def _lower(home: Path, foundation: Foundation, ran: bool) -> None:
+    init: InitLink | None = None
+    if ran:
+        init = await InitLink.connect(home / INIT_SOCKET)
+        with contextlib.suppress(EnjinError):
+            await init.stop("daemon", grace_ms=2_000)
+        with contextlib.suppress(EnjinError):
+            await init.stop(HANDS, grace_ms=2_000)
+    if (home / "run" / "hands.json").exists():
+        await _destroy_nodes(home, foundation)
+    if init is not None:
+        with contextlib.suppress(EnjinError):
+            await init.end(grace_ms=2_000)
+            async for _event in init.events():
+                pass
+        init.close()
+
+
+async def _destroy_nodes(home: Path, foundation: Foundation) -> None:
+    """Run hands for this one purpose: it takes up what it finds on record and destroys it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    settings = launch.read_hands_settings(home)
+    command = [f"{settings['runtime']}/bin/python", "-I", "-m", "supervision.hands", "--channel", str(theirs.fileno())]
+    with open(home / "log" / "init.log", "ab") as output:
+        process = subprocess.Popen(
+            [*command, "--config", str(home / "run" / "hands.json")],
+            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/",
+        )  # fmt: skip
+    theirs.close()
+    hands = HandsLink(ours.detach(), lambda _event: None)
+    try:
+        seen = await hands.step(InspectAll(), Seen)
+        for running in seen.nodes:
+            await hands.step(DestroyNode(node=running.node, grace_ms=GRACE_MS, keep_state=True), Done)
+        if foundation.privileged:
+            await hands.step(RemoveFabric(bridge=f"enj{foundation.tag}0", netns=f"enjin-{foundation.tag}"), Done)
+    finally:
+        hands.close()
+        process.terminate()
+        await asyncio.to_thread(process.wait, 10)
