@@ -10,8 +10,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Self
 
-import msgspec
-
 from bus.journal.checkpoint import Checkpoint, Cosigned, check_cosigned, compare, read_cosigned
 from bus.journal.deciding import Decider, MomentOf, Outcome, Wish
 from bus.journal.entry import Cause, Head, JournalIdentity, StoredEntry, Stretch
@@ -24,7 +22,7 @@ from bus.journal.replay import Facts, Replayed, replay
 from bus.journal.sequencer import QUEUE_MAX, Fatal, OnCommit, Sequencer
 from bus.journal.snapshot import SNAPSHOT_EVERY
 from bus.journal.store import Projection, Store
-from bus.messages import Command, Fact, Moment, Reply, Rule, canonical
+from bus.messages import Command, Fact, Rule, canonical
 from enjin import host
 from enjin.log import get
 
@@ -131,20 +129,12 @@ class Journal:
         """
         return await self._sequencer.decide(Wish(cause, rule, wish, moment_of))
 
-    async def handle(self, rule: Rule, wish: Command, moment: Moment, frame: bytes) -> Reply:
-        """Decide *wish*, which came in the verified *frame*, and return its reply: what a dispatcher calls.
-
-        The moment's time is replaced by the entry's.
-
-        Raises: as ``decide``.
-        """
-        cause = Cause.of(frame, kind=rule.command.KIND, request=moment.request, body=canonical(wish), asker=moment.asker)
-        outcome = await self.decide(cause, rule, wish, lambda time: msgspec.structs.replace(moment, time=time))
-        reply = msgspec.json.decode(outcome.reply, type=Reply)
-        return msgspec.structs.replace(reply, repeated=True) if outcome.repeated else reply
-
     async def settled(self) -> None:
-        """Return when everything in ``world`` is on disk."""
+        """Return when everything in ``world`` is on disk; whoever awaits it directly goes on before the next decision.
+
+        Raises:
+            JournalLost: It will never be.
+        """
         await self._sequencer.settled()
 
     def on_commit(self, callback: OnCommit) -> None:

@@ -61,6 +61,9 @@ class Sequencer:
         self._pump: asyncio.Task[None] | None = None
         self._pruned = 0
         self._end: EnjinError | None = None
+        self._lost: EnjinError | None = None
+        self._in_flight = False
+        self._settling: list[asyncio.Future[None]] = []
         self._listeners: list[OnCommit] = []
 
     def on_commit(self, callback: OnCommit) -> None:
@@ -86,15 +89,27 @@ class Sequencer:
         return await waiting.future
 
     async def settled(self) -> None:
-        """Return when everything in World is on disk: to be awaited before acting on what World says."""
-        while (pump := self._pump) is not None and not pump.done():
-            await asyncio.wait([pump])
+        """Return when everything in World is on disk: to be awaited before acting on what World says.
+
+        Whoever awaits it directly goes on before the next wish is decided, however many wait.
+
+        Raises:
+            JournalLost: It will never be.
+        """
+        if self._lost is not None:
+            raise self._lost
+        if not self._in_flight:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._settling.append(waiter)
+        await waiter
 
     async def close(self) -> None:
         """Take no more wishes; return when those that wait are answered."""
         if self._end is None:
             self._end = JournalClosed("the journal is closed")
-        await self.settled()
+        while (pump := self._pump) is not None and not pump.done():
+            await asyncio.wait([pump])
 
     async def _work(self) -> None:
         while self._queue:
@@ -103,6 +118,7 @@ class Sequencer:
             try:
                 answers = self._decide(taken, batch)
                 if batch.rows or batch.requests:
+                    self._in_flight = True
                     await self._store.run(lambda batch=batch: self._write(batch))  # type: ignore[misc]
             except asyncio.CancelledError:
                 self._lose(JournalClosed("the journal was ended in the middle of a commit"), taken)
@@ -113,11 +129,15 @@ class Sequencer:
                 self._lose(lost, taken)
                 self._fatal(lost)
                 return
+            self._in_flight = False
             self.head = batch.head
             for waiting, outcome in answers:
                 if not waiting.future.done():
                     waiting.future.set_result(outcome)
             self._tell(batch)
+            if self._settling:
+                self._settle()
+                await asyncio.sleep(0)  # they run before the next decision makes World run ahead again
 
     def _take(self) -> list[_Waiting]:
         taken: list[_Waiting] = []
@@ -163,11 +183,22 @@ class Sequencer:
             self._store.write_with(self._projection, batch)
 
     def _lose(self, error: EnjinError, taken: list[_Waiting]) -> None:
-        self._end = error
+        self._end = self._lost = error
         for waiting in (*taken, *self._queue):
             if not waiting.future.done():
                 waiting.future.set_exception(error)
         self._queue.clear()
+        self._settle(error)
+
+    def _settle(self, error: EnjinError | None = None) -> None:
+        waiters, self._settling = self._settling, []
+        for waiter in waiters:
+            if waiter.done():
+                continue
+            if error is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(error)
 
     def _tell(self, batch: Batch) -> None:
         if batch.commit is None:

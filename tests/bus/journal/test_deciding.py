@@ -307,15 +307,46 @@ def test_nobody_is_told_before_the_entry_is_on_disk(desk: Desk) -> None:
     assert sum(size for _, size in told) == 250
 
 
-def test_settled_means_on_disk(desk: Desk) -> None:
-    """After `settled` everything in World is in the file, though nobody awaited the wishes."""
+def test_settled_means_on_disk_however_many_wait(desk: Desk) -> None:
+    """Under a load that never ends `settled` returns soon, and what World says then is in the file."""
 
     async def work(journal: Journal) -> None:
-        tasks = [asyncio.ensure_future(desk.ask(Add(name="a")).of(journal)) for _ in range(300)]
-        await tasks[0]
-        await journal.settled()
-        assert desk.look("select value from counters where name = 'a'") == [(journal.world.rows["a"],)] == [(300,)]
-        await asyncio.gather(*tasks)
+        running = True
+
+        async def load() -> None:
+            while running:
+                await desk.ask(Add(name="a")).of(journal)
+
+        workers = [asyncio.ensure_future(load()) for _ in range(300)]
+        ahead = 0
+        for _ in range(40):
+            await desk.ask(Add(name="b")).of(journal)
+            ahead += journal._decider.head != journal.head
+            await journal.settled()
+            assert journal._decider.head == journal.head
+            assert dict(desk.look("select name, value from counters")) == journal.world.rows
+        assert ahead > 0
+        running = False
+        await asyncio.gather(*workers)
+
+    desk.run(work)
+
+
+def test_settled_on_a_lost_journal_says_so(desk: Desk) -> None:
+    """Whoever waits for the disk hears that it will not come."""
+
+    async def work(journal: Journal) -> None:
+        desk.edit("update journal_head set number = 5")
+        lost = asyncio.ensure_future(desk.ask(Add(name="a")).of(journal))
+        await asyncio.sleep(0)  # the wish is queued
+        await asyncio.sleep(0)  # and decided
+        assert journal._sequencer._in_flight
+        with pytest.raises(Exception, match="failed") as caught:
+            await journal.settled()
+        assert code_of(caught.value) == "E-JNL-001"
+        await asyncio.gather(lost, return_exceptions=True)
+        with pytest.raises(Exception, match="failed"):
+            await journal.settled()
 
     desk.run(work)
 
@@ -360,19 +391,6 @@ def test_closing_answers_what_waits_and_refuses_the_rest(desk: Desk) -> None:
 
     asyncio.run(work())
     assert desk.verify().entries == 50
-
-
-def test_handle_is_what_a_dispatcher_calls(desk: Desk) -> None:
-    """From rule, wish, moment and frame to the reply; a repeat says that it is one."""
-
-    async def work(journal: Journal) -> None:
-        asking = desk.ask(Add(name="a"))
-        replies = [await journal.handle(asking.rule, asking.wish, asking.moment(5), asking.cause.frame) for _ in range(2)]
-        assert [(reply.ok, reply.number, reply.repeated) for reply in replies] == [(True, 1, False), (True, 1, True)]
-        assert read_entry(journal.entries(0, 1)[0]).time == desk.time
-
-    desk.run(work)
-    assert desk.verify().ok
 
 
 def test_broken_world_ends_the_decider(desk: Desk) -> None:
