@@ -268,8 +268,8 @@ def _strays(world: World, seen: Seen) -> Iterator[Action]:
 
 
 def _trees(world: World, seen: Seen) -> Iterator[Action]:
-    """Trees that no release names; none while a build is under way, which may be about to name one."""
-    if world.count(Build):
+    """Trees that no release names; none while a build may be about to name one, or what is left of a destroyed app may use one."""
+    if world.count(Build) or any(world.get(Release, one.app, one.release) is None for one in world.all(Instance)):
         return
     named = {release.tree for release in world.all(Release)}
     for tree in sorted(seen.trees - named):
