@@ -43,10 +43,8 @@ def push_first_200(cloud: Cloud) -> float:
 
 
 def _app_process(cloud: Cloud) -> Process:
-    """Return the process of hello's instance: the child of the jail's init that is no init itself."""
-    command = (HELLO / "Procfile").read_text(encoding="utf-8").partition("web:")[2].split()
-    word = next(word for word in command if word.endswith(".py") or "." in word)
-    return cloud.find(word)[-1]
+    """Return the process of hello's instance: the server that the build chose for it."""
+    return cloud.find("serve", "app:app")[-1]
 
 
 def app_restart(cloud: Cloud) -> float:

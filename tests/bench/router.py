@@ -1,12 +1,13 @@
 """router_ratio: requests per second through our router to an app in its jail, over those of HAProxy alone in front of the same app.
 
-The app on the other side is started by hand on loopback, by the same Procfile line; both take turns under the same load, and the median
-turn counts.
+The app on the other side is the same release, built by the same builder and started by hand on loopback by the same line; both take turns
+under the same load, and the median turn counts.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,21 +65,31 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def _release(folder: Path) -> str:
+    """Build hello below *folder* as a build jail does, and return its web line; the tree is `out/tree`."""
+    out = folder / "out"
+    out.mkdir()
+    with tarfile.open(folder / "source.tar", "w") as archive:
+        archive.add(HELLO, ".")
+    words = [sys.executable, "-m", "ring2.packaging", "--source", str(folder / "source.tar"), "--out", str(out)]
+    subprocess.run(words, check=True, capture_output=True, cwd=ROOT)
+    return str(json.loads((out / "build.json").read_text(encoding="utf-8"))["processes"]["web"])
+
+
 @contextlib.contextmanager
 def haproxy_alone() -> Iterator[int]:
-    """Run hello by its Procfile line and HAProxy in front of it; yield HAProxy's port."""
-    line = re.search(r"^web:\s*(.+)$", (HELLO / "Procfile").read_text(encoding="utf-8"), re.MULTILINE)
-    if line is None:
-        raise ValueError("examples/hello has no web process")
+    """Run hello by its own line and HAProxy in front of it; yield HAProxy's port."""
     base = free_port_base()
-    environment = os.environ | {"PORT": str(base), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        line = _release(folder)
+        (folder / "python").symlink_to("/usr/bin/python3")
         (folder / "haproxy.cfg").write_text(CONFIGURATION.format(front=base + 1, app=base), encoding="utf-8")
+        environment = os.environ | {"PORT": str(base), "PATH": f"{folder}:{os.environ['PATH']}"}
         proxy = ["haproxy", "-db", "-f", str(folder / "haproxy.cfg")]
-        for command, cwd in ((["sh", "-c", f"exec {line.group(1)}"], HELLO), (proxy, folder)):
+        for command in (["sh", "-c", f"exec {line}"], proxy):
             process = stack.enter_context(
-                subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                subprocess.Popen(command, cwd=folder / "out/tree", env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             )
             stack.callback(process.terminate)
         for port in (base, base + 1):
