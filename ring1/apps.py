@@ -19,7 +19,7 @@ from compartments.facts.releases import BuildEnded, BuildWanted, ReleaseBegun, R
 from compartments.rows import Endpoint
 from compartments.rows_apps import App, AppStrategy, Build, Health, Instance, Limits, Release, Rollout, Route
 from compartments.world import World
-from enjin.errors import Conflict, Forbidden, Invalid, Refused
+from enjin.errors import Forbidden, Invalid, Refused
 from enjin.names import Digest, Name, shorten
 from ring1 import rollouts
 from ring1.allocation import NO_UID, UID_REST_US, Room
@@ -33,10 +33,11 @@ LIMITS: Final = Limits(memory_bytes=512 << 20, processes=256, cpu_millicores=500
 HEALTH: Final = Health(path="/", ready_ms=30_000, drain_ms=10_000)
 
 
-class NameTaken(Conflict):
+class NameTaken(Refused):
     """An app of this name belongs to another compartment."""
 
     code = "E-APP-004"
+    http_status = 409
     remedy = "choose another name: `enjin push --app NAME`"
 
 
