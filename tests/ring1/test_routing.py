@@ -198,6 +198,22 @@ def test_no_live_instance_is_503_with_retry_after(running: Running) -> None:
     assert (status, fields["retry-after"], text.count("\n")) == (503, "1", 1)
 
 
+def test_connections_to_an_app_are_kept(running: Running) -> None:
+    """Requests on one client connection reach a server added at run time over one connection, before and after a restart."""
+    one = running.backend("i-one")
+    running.apply(route("one", one))
+    for _ in range(2):
+        with socket.create_connection(("127.0.0.1", running.port), timeout=DEADLINE_S) as sock:
+            for _ in range(20):
+                sock.sendall(b"GET / HTTP/1.1\r\nHost: one.localhost\r\n\r\n")
+                data = b""
+                while not complete(data):
+                    data += sock.recv(65_536)
+        assert len({request["REMOTE_PORT"] for request in one.seen[-20:]}) == 1
+        running.stop()
+        running.start()
+
+
 def test_same_routes_again_change_nothing(running: Running) -> None:
     """Applying what is there already issues no command."""
     one = route("one", running.backend("i-one"))
