@@ -107,7 +107,7 @@ async def replace_rules(shop: Workshop, step: steps.ReplaceRules) -> steps.Done:
     _own_fabric(shop, step.netns)
     shop.remember_fabric(step.netns, None, step.rules)
     await shop.apply_rules(step.netns)
-    return steps.Done()
+    return steps.Done(changed=True)
 
 
 async def seal_tree(shop: Workshop, step: steps.SealTree) -> steps.Sealed:
@@ -173,4 +173,4 @@ async def give_listeners(shop: Workshop, step: steps.GiveListeners, descriptors:
         for descriptor in taken.values():
             if descriptor not in descriptors:
                 os.close(descriptor)
-    return steps.Done()
+    return steps.Done(changed=True)

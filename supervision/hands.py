@@ -186,21 +186,21 @@ class Hands:
         driver, record = self.driver_of(step.node)
         _fence(record, step.generation)
         if record.phase == "stopped":
-            return steps.Done(changed=False)
+            return steps.Done()
         await driver.stop(step.node, step.grace_ms / 1000)
-        return steps.Done()
+        return steps.Done(changed=True)
 
     async def destroy(self, step: steps.DestroyNode, _: list[int]) -> steps.Done:
         record = self.shop.records.load(step.node)
         if record is None:
-            return steps.Done(changed=False)
+            return steps.Done()
         _fence(record, step.generation)
         driver = self.drivers[record.spec.strategy]
         if step.grace_ms and record.phase == "running":
             await driver.stop(step.node, step.grace_ms / 1000)
         await driver.destroy(step.node, step.keep_state)
         self._locks.pop(step.node, None)
-        return steps.Done()
+        return steps.Done(changed=True)
 
 
 def _fence(record: NodeRecord, generation: int) -> None:

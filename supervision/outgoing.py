@@ -35,7 +35,7 @@ async def open_way(shop: Workshop, spec: NodeSpec, pid: int) -> Identity:
     carrier, which is the node's own.
 
     Raises:
-        Unsupported: slirp4netns is missing, or hands would have to touch a namespace that is not its own.
+        Unsupported: slirp4netns is missing.
     """
     if not os.access(PROGRAM, os.X_OK):
         raise Unsupported("slirp4netns is missing: no way out for jails", hint="install the Debian package slirp4netns")
@@ -45,8 +45,6 @@ async def open_way(shop: Workshop, spec: NodeSpec, pid: int) -> Identity:
     if spec.purpose == "ring1":
         await shop.worker.call("firewall.replace", inside=inside, text=firewall.outer_text(closed))
         return await _carry(shop, spec, inside, "10.0.2.0/24", uid=None)
-    if not shop.own_network:
-        raise Unsupported("a build's way out needs hands in a network namespace of the cloud's own", hint="builds run in ring 1's jail")
     shop.ways_out[spec.uid] = closed
     await shop.apply_rules()
     return await _carry(shop, spec, inside, "10.0.3.0/24", uid=spec.uid)

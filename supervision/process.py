@@ -22,7 +22,7 @@ from supervision.driver import Capabilities
 from supervision.jail.strategy import launch_bubblewrap
 from supervision.probe import probe_process, try_bubblewrap
 from supervision.records import NodeRecord, hold
-from supervision.steps import NodeFailed, NodeSpec, Verdict
+from supervision.steps import NodeFailed, NodeSpec, Unsupported, Verdict
 from supervision.strategy import Launched, Strategy
 
 MARK: Final = "ENJIN_NODE"
@@ -45,6 +45,10 @@ class Process(Strategy):
         if self._bubblewrap is None:
             self._bubblewrap = try_bubblewrap(None, network=False) == ""
         return self._bubblewrap
+
+    def check(self, spec: NodeSpec) -> None:
+        if self.shop.groups is not None:
+            raise Unsupported("strategy process is for hands without privileges", hint="use strategy jail or user")
 
     async def launch(self, spec: NodeSpec, listeners: dict[str, int]) -> Launched:
         spec = msgspec.structs.replace(spec, environment={**spec.environment, MARK: spec.node})

@@ -438,7 +438,7 @@ class Seen(Record):
 class Done(Record):
     """Answer of a step that leaves nothing to say; ``changed`` is whether anything had to be done."""
 
-    changed: bool = True
+    changed: bool = False
 
 
 class Sealed(Record):

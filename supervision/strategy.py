@@ -60,6 +60,14 @@ class Strategy:
     def probe(self) -> Verdict:
         raise NotImplementedError
 
+    def check(self, spec: NodeSpec) -> None:
+        """Check that this strategy can run *spec* here.
+
+        Raises:
+            BadStep, Unsupported: It cannot.
+        """
+        raise NotImplementedError
+
     async def launch(self, spec: NodeSpec, listeners: dict[str, int]) -> Launched:
         """Make the node; on failure leave what is begun to ``clear``."""
         raise NotImplementedError
@@ -81,6 +89,7 @@ class Strategy:
             Stale: A newer generation is on record.
             NodeFailed, NetworkFailed: It could not be made; nothing is left of the attempt.
         """
+        self.check(spec)
         record = self.shop.records.load(spec.node)
         if record is not None:
             if spec.generation < record.spec.generation:
@@ -184,8 +193,7 @@ class Strategy:
             (self.shop.home / self.shop.control_path(spec)).unlink()
 
     async def finish_unprivileged(self, record: NodeRecord) -> None:
-        """End a node's processes where there are no control groups."""
-        raise NotImplementedError
+        """End a node's processes where there are no control groups; only strategy process has nodes there."""
 
     def running(self, record: NodeRecord, lost: tuple[str, ...]) -> Running:
         """Return what to say of *record*."""

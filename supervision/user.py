@@ -31,15 +31,19 @@ class User(Strategy):
     def probe(self) -> Verdict:
         return probe_user(self.shop.config.privileged)
 
-    async def launch(self, spec: NodeSpec, listeners: dict[str, int]) -> Launched:
-        shop, groups = self.shop, self.shop.groups
-        if not shop.config.privileged or groups is None:
+    def check(self, spec: NodeSpec) -> None:
+        if self.shop.groups is None:
             raise Unsupported("strategy user needs hands to be root", hint="use strategy process")
         if spec.purpose == "ring1" or spec.outgoing:
             raise BadStep(f"strategy user cannot run a {spec.purpose} node, nor give it a way out")
         if landlock.abi() == 0:
             raise Unsupported("this kernel has no landlock", hint="use strategy jail")
-        shop.check_uids(spec.uid, spec.uid)
+        self.shop.check_uids(spec.uid, spec.uid)
+
+    async def launch(self, spec: NodeSpec, listeners: dict[str, int]) -> Launched:
+        shop, groups = self.shop, self.shop.groups
+        if groups is None:
+            raise Unsupported("strategy user needs hands to be root", hint="use strategy process")
         table = plain.places(shop, spec)
         writable = [table["/home/app"], *(table[m.target] for m in spec.mounts if m.writable), *WRITABLE]
         readable = [*READABLE, *files.plain_directories(), *files.shown(), *table.values()]

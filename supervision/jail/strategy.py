@@ -39,13 +39,21 @@ class Jail(Strategy):
     def probe(self) -> Verdict:
         return probe_jail(self.shop.config.privileged)
 
-    async def launch(self, spec: NodeSpec, listeners: dict[str, int]) -> Launched:
-        if not self.shop.config.privileged or self.shop.groups is None:
+    def check(self, spec: NodeSpec) -> None:
+        if self.shop.groups is None:
             raise Unsupported("strategy jail needs hands to be root", hint="use strategy process")
         if spec.purpose == "ring1":
             self.shop.check_uids(spec.range, spec.range + ring1.BLOCK - 1)
-            return await self._launch_ring1(spec, listeners)
+            return
         self.shop.check_uids(spec.uid, spec.uid)
+        if spec.outgoing and spec.interface is not None:
+            raise BadStep("a node has an interface or a way out, not both")
+        if spec.outgoing and not self.shop.own_network:
+            raise Unsupported("a build's way out needs hands in a network namespace of the cloud's own", hint="builds run in ring 1's jail")
+
+    async def launch(self, spec: NodeSpec, listeners: dict[str, int]) -> Launched:
+        if spec.purpose == "ring1":
+            return await self._launch_ring1(spec, listeners)
         return await launch_bubblewrap(self, spec, listeners, APP_ISOLATION)
 
     async def clear(self, record: NodeRecord) -> None:
@@ -113,8 +121,6 @@ class Jail(Strategy):
 async def launch_bubblewrap(strategy: Strategy, spec: NodeSpec, listeners: dict[str, int], isolation: str) -> Launched:
     """Start an app or a build under bubblewrap: as its own uid where hands is root, else as the current user on the shared network."""
     shop, groups = strategy.shop, strategy.shop.groups
-    if spec.outgoing and spec.interface is not None:
-        raise BadStep("a node has an interface or a way out, not both")
     home = str(shop.directory(shop.node_directory(spec.node) / "home", 0o700, spec.uid))
     if groups is not None:
         groups.create(spec.node, spec.limits)

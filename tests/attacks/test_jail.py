@@ -223,11 +223,12 @@ found['write'] = attempt(lambda: open('/app/python', 'ab'))
 def test_n54_kernel_settings_and_groups(place: Channel, pair: tuple[dict[str, Any], dict[str, Any]]) -> None:
     """N54: no kernel setting, control group, device or read-only tree can be written; the temporary directory can."""
     found = attack(place, pair[0], """
-for path in ('/proc/sys/kernel/core_pattern', '/proc/sys/vm/drop_caches', '/proc/sys/net/ipv4/ip_forward', '/proc/sysrq-trigger', '/proc/1/oom_score_adj',
-             '/usr/bin/evil', '/etc/passwd', '/opt/enjin/evil', '/evil', '/etc/ld.so.preload', '/dev/evil', '/lib/evil'):
+for path in ('/proc/sys/kernel/core_pattern', '/proc/sys/vm/drop_caches', '/proc/sys/net/ipv4/ip_forward',
+             '/proc/sysrq-trigger', '/proc/1/oom_score_adj', '/usr/bin/evil', '/etc/passwd', '/opt/enjin/evil', '/evil', '/etc/ld.so.preload', '/dev/evil', '/lib/evil'):
     found[path] = attempt(lambda: os.open(path, os.O_WRONLY | (0 if path.startswith('/proc') else os.O_CREAT)))
 found['groups'] = [folder for folder, _, files in os.walk('/sys') if 'cgroup.procs' in files]
-found['devices'] = [name for name in os.listdir('/dev') if os.path.exists('/dev/' + name) and os.stat('/dev/' + name).st_mode & 0o170000 == 0o060000]
+names = [name for name in os.listdir('/dev') if os.path.exists('/dev/' + name)]
+found['devices'] = [name for name in names if os.stat('/dev/' + name).st_mode & 0o170000 == 0o060000]
 found['tun'] = attempt(lambda: os.open('/dev/net/tun', os.O_RDWR))
 found['kmsg'] = attempt(lambda: os.open('/dev/kmsg', os.O_RDONLY))
 found['twin'] = attempt(lambda: os.close(os.open('/tmp/fine', os.O_WRONLY | os.O_CREAT)))
@@ -251,7 +252,11 @@ if os.fork() == 0:
     while True: server.accept()[0].close()
 print(1)""")
     inside = f"/proc/{place.running['pid']}/ns/net" if isinstance(place, Ring1) else f"/run/netns/{hands.netns}"
-    code = "import socket,sys\ns=socket.create_server(('',7001),family=socket.AF_INET6,dualstack_ipv6=True)\nprint('on',flush=True)\nwhile True: s.accept()[0].close()"
+    code = """
+import socket
+server = socket.create_server(('', 7001), family=socket.AF_INET6, dualstack_ipv6=True)
+print('on', flush=True)
+while True: server.accept()[0].close()"""
     listener = subprocess.Popen(["nsenter", f"--net={inside}", "/usr/bin/python3", "-I", "-c", code], stdout=subprocess.PIPE)
     try:
         assert listener.stdout is not None

@@ -132,6 +132,7 @@ class Rig(Channel):
         (home / "run").mkdir(exist_ok=True)
         self.process: subprocess.Popen[bytes] | None = None
         self.uid: int | None = None
+        self.interpreter = [sys.executable]
 
     @property
     def bridge(self) -> str:
@@ -152,10 +153,10 @@ class Rig(Channel):
         path = self.home / "run" / "hands.json"
         path.write_text(json.dumps(self.config))
         self.log = open(self.home / "hands.log", "ab")  # noqa: SIM115
-        line = [sys.executable, "-m", "supervision.hands", "--channel", str(self.theirs.fileno()), "--config", str(path)]
+        line = [*self.interpreter, "-m", "supervision.hands", "--channel", str(self.theirs.fileno()), "--config", str(path)]
         who: dict[str, Any] = {} if self.uid is None else {"user": self.uid, "group": self.uid, "extra_groups": []}
         self.process = subprocess.Popen(
-            line, pass_fds=[self.theirs.fileno()], cwd=CHECKOUT, stdin=subprocess.DEVNULL, stderr=self.log, **who
+            line, pass_fds=[self.theirs.fileno()], cwd=CHECKOUT if self.uid is None else "/", stdin=subprocess.DEVNULL, stderr=self.log, **who
         )
 
     def kill(self) -> None:
