@@ -172,7 +172,7 @@ class InitLink:
         return await self._ask("signal", name=name, signal=signal)
 
     async def list(self) -> dict[str, Any]:
-        """Return ``services`` (views without environment), ``handles`` and init's ``pid``."""
+        """Return ``services`` (views without environment), ``handles``, and init's ``pid`` and ``started_us`` (boot time)."""
         return await self._ask("list")
 
     async def watch(self) -> dict[str, Any]:

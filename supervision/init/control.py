@@ -9,6 +9,7 @@ import _socket
 import os
 import select
 import sys
+import time
 from _collections import deque  # type: ignore[import-not-found]
 
 from supervision.init.children import Children, Service, send_signal
@@ -56,6 +57,7 @@ class Controls:
 
     def __init__(self, loop: Loop, children: Children, handles: Handles) -> None:
         self.loop, self.children, self.handles = loop, children, handles
+        self.started_us = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
         self.clients: list[Client] = []
         self.paths: list[str] = []
 
@@ -231,7 +233,7 @@ def _signal(controls: Controls, client: Client, request: dict, _: list[int]) -> 
 
 def _list(controls: Controls, client: Client, request: dict, _: list[int]) -> dict:
     services = [service.view() for service in controls.children.services.values()]
-    return {"services": services, "handles": controls.handles.names(), "pid": os.getpid()}
+    return {"services": services, "handles": controls.handles.names(), "pid": os.getpid(), "started_us": controls.started_us}
 
 
 def _listen(controls: Controls, client: Client, request: dict, _: list[int]) -> dict:

@@ -1,0 +1,1 @@
+"""Platform as a Service: what runs inside an app's node."""

@@ -1,0 +1,78 @@
+"""Whether a process answers: TCP on its port, then HTTP below 500 on its path.
+
+Owns one attempt and the wait until the first that succeeds. What follows from the outcome is the automaton's matter.
+A probe is one short connection, closed at once; its answer is read no further than the status line.
+May import: enjin, supervision.instances.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Final
+
+from enjin.host import monotonic_s
+
+PROBE_S: Final = 5.0
+CONNECT_S: Final = 1.0
+STATUS_LINE_BYTES: Final = 256
+AGENT: Final = "enjin-health"
+
+
+def request(path: str) -> bytes:
+    """Return the HTTP request of a probe."""
+    shown = path if path.isascii() and path.isprintable() and " " not in path else "/"
+    return f"GET {shown} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: {AGENT}\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode()
+
+
+def verdict(line: bytes) -> str:
+    """Return "" when the status line *line* means that the app serves, else why it does not."""
+    words = line.split(b"\r\n", 1)[0].split(b" ", 2)
+    if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
+        return "it does not speak HTTP"
+    status = int(words[1])
+    return "" if 100 <= status < 500 else f"it answers {status}"
+
+
+async def probe(address: str, port: int, path: str, timeout_s: float = PROBE_S) -> str:
+    """Try once, and return "" when the process answers, else why it does not.
+
+    Args:
+        address: IPv4 or IPv6 address.
+        port: TCP port.
+        path: What is asked by HTTP; "": a connection is enough.
+        timeout_s: How long the whole attempt may take.
+    """
+    loop = asyncio.get_running_loop()
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.setblocking(False)
+            async with asyncio.timeout(timeout_s):
+                async with asyncio.timeout(CONNECT_S):
+                    await loop.sock_connect(sock, (address, port))
+                if not path:
+                    return ""
+                await loop.sock_sendall(sock, request(path))
+                answer = b""
+                while b"\n" not in answer and len(answer) < STATUS_LINE_BYTES:
+                    part = await loop.sock_recv(sock, STATUS_LINE_BYTES)
+                    if not part:
+                        break
+                    answer += part
+    except TimeoutError:
+        return "it does not answer in time"
+    except OSError as error:
+        return f"nothing listens on port {port}" if isinstance(error, ConnectionRefusedError) else (error.strerror or "it does not answer")
+    return verdict(answer) if answer else "it closes the connection"
+
+
+async def until_ready(address: str, port: int, path: str, timeout_s: float, interval_ms: int) -> str:
+    """Try every *interval_ms* until the process answers; return "", or after *timeout_s* why it did not the last time."""
+    deadline = monotonic_s() + timeout_s
+    while True:
+        left = deadline - monotonic_s()
+        why = await probe(address, port, path, max(0.05, min(PROBE_S, left)))
+        if not why or monotonic_s() + interval_ms / 1000 >= deadline:
+            return why
+        await asyncio.sleep(interval_ms / 1000)
