@@ -94,7 +94,13 @@ async def read_some(descriptor: int, deadline_s: float, complaint: str) -> bytes
     """Return what can be read from a nonblocking *descriptor*, b"" at its end."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(descriptor, lambda: ready.done() or ready.set_result(None))
+
+
+    def readable() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(descriptor, readable)
     try:
         await asyncio.wait_for(ready, deadline_s)
     except TimeoutError as error:

@@ -27,14 +27,14 @@ import msgspec
 
 from enjin import log
 from enjin.errors import ConfigError, EnjinError, StepFailed, code_of
-from enjin.host import read_bounded
 from supervision import carrying, steps
 from supervision.driver import Driver
 from supervision.jail import Jail
 from supervision.process import Process
 from supervision.records import NodeRecord
+from supervision.settings import Config, read_config
 from supervision.user import User
-from supervision.workshop import Config, Workshop
+from supervision.workshop import Workshop
 
 MESSAGE_BYTES: Final = 1 << 20
 QUEUE: Final = 1024
@@ -252,19 +252,6 @@ TABLE: Final[dict[type, Callable[[Hands, Any, list[int]], Awaitable[msgspec.Stru
     steps.GiveListeners: lambda hands, step, descriptors: carrying.give_listeners(hands.shop, step, descriptors),
     steps.Probe: _probe,
 }
-
-
-def read_config(where: str) -> Config:
-    """Return the configuration at a path, or on a descriptor given by its number.
-
-    Raises:
-        ConfigError: It does not parse.
-    """
-    try:
-        data = os.pread(int(where), MESSAGE_BYTES, 0) if where.isdigit() else read_bounded(where, MESSAGE_BYTES)
-        return msgspec.json.decode(data, type=Config)
-    except (OSError, msgspec.DecodeError) as error:
-        raise ConfigError(f"hands' configuration {where} cannot be read: {error}") from error
 
 
 def main() -> int:

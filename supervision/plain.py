@@ -10,10 +10,11 @@ import asyncio
 import socket
 from collections.abc import Callable
 
+from supervision.briefing import init_spec, tell_init
 from supervision.confinement import Child, Held, execute, fork_held, set_limits
 from supervision.records import Identity, identify
 from supervision.steps import BadStep, NodeFailed, NodeSpec
-from supervision.strategy import START_S, init_spec, tell_init
+from supervision.strategy import START_S
 from supervision.workshop import APP_HOME, INSIDE_HOME, INSIDE_RUNTIME, Workshop
 
 FILE_BYTES = 2 << 30

@@ -69,7 +69,7 @@ class Process(Strategy):
     def inside(self, record: NodeRecord) -> str:
         return ""
 
-    async def finish_unprivileged(self, record: NodeRecord) -> None:
+    async def finish(self, record: NodeRecord) -> None:
         """Kill init, what descends from it, and whatever bears the node's mark, until nothing does."""
         end = monotonic_s() + END_S
         while True:

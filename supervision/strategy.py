@@ -12,13 +12,12 @@ May import: enjin, supervision.{confinement,driver,outgoing,records,steps,worksh
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
-import json
 import os
 import shutil
 import signal
-import socket
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -27,7 +26,6 @@ import msgspec
 
 from enjin.errors import EnjinError
 from supervision import outgoing
-from supervision.confinement import Child, read_some
 from supervision.driver import Capabilities
 from supervision.records import Identity, NodeRecord, identify, send, verify
 from supervision.steps import NetworkFailed, NodeFailed, NodeSpec, NoSuchNode, Running, Stale, Verdict
@@ -46,7 +44,7 @@ class Launched(NamedTuple):
     helpers: Mapping[str, Identity] = MappingProxyType({})
 
 
-class Strategy:
+class Strategy(abc.ABC):
     """Base of jail, user and process."""
 
     NAME: str
@@ -57,20 +55,21 @@ class Strategy:
 
     # -- what a strategy adds ---------------------------------------------------------------------
 
+    @abc.abstractmethod
     def probe(self) -> Verdict:
-        raise NotImplementedError
+        """Try whether this strategy works here."""
 
+    @abc.abstractmethod
     def check(self, spec: NodeSpec) -> None:
         """Check that this strategy can run *spec* here.
 
         Raises:
             BadStep, Unsupported: It cannot.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     async def launch(self, spec: NodeSpec, listeners: dict[str, int]) -> Launched:
         """Make the node; on failure leave what is begun to ``clear``."""
-        raise NotImplementedError
 
     def inside(self, record: NodeRecord) -> str:
         """Return the path of the node's network namespace; "" when it has none of its own."""
@@ -117,7 +116,7 @@ class Strategy:
             closed=tuple(self.shop.ways_out.get(spec.uid, ())),
         )
         self.shop.records.save(record)
-        self.shop.watch(spec.node, spec.generation, launched.identity, launched.status)
+        self.shop.watch.start(spec.node, spec.generation, launched.identity, launched.status)
         return self.running(record, ())
 
     async def mend(self, record: NodeRecord) -> Running:
@@ -144,9 +143,9 @@ class Strategy:
         record = self.shop.records.load(node)
         if record is None:
             raise NoSuchNode(f"there is no node {node}")
-        self.shop.unwatch(node)
+        self.shop.watch.stop(node)
         if grace_s > 0 and send(record.identity, self.shop.groups, signal.SIGTERM):
-            await self.shop.ended(record.identity, grace_s)
+            await self.shop.watch.ended(record.identity, grace_s)
         await self.clear(record)
         self.shop.records.save(msgspec.structs.replace(record, phase="stopped", identity=None, helpers={}))
 
@@ -154,7 +153,7 @@ class Strategy:
         """Leave nothing of the node (but its state, if asked to keep it)."""
         record = self.shop.records.load(node)
         if record is not None:
-            self.shop.unwatch(node)
+            self.shop.watch.stop(node)
             await self.clear(record)
         if not keep_state:
             shutil.rmtree(self.shop.node_directory(node), ignore_errors=True)
@@ -172,7 +171,7 @@ class Strategy:
                 self.shop.records.save(msgspec.structs.replace(record, phase="stopped", identity=None))
             elif record.phase == "running" and record.identity is not None:
                 found.append(self.running(record, ()))
-                self.shop.watch(node, record.spec.generation, record.identity, None)
+                self.shop.watch.start(node, record.spec.generation, record.identity, None)
         return found
 
     # -- parts -----------------------------------------------------------------------------------------
@@ -182,18 +181,17 @@ class Strategy:
         spec = record.spec
         for helper in record.helpers.values():
             send(helper, self.shop.groups, signal.SIGKILL)
-        if self.shop.groups is not None:
-            await self.shop.groups.finish(spec.node)
-        else:
-            await self.finish_unprivileged(record)
+        await self.finish(record)
         if spec.interface is not None:
             with contextlib.suppress(NetworkFailed):
                 await self.shop.worker.call("link.detach", netns=self.fabric(spec), port=self.port(spec))
         with contextlib.suppress(FileNotFoundError):
             (self.shop.home / self.shop.control_path(spec)).unlink()
 
-    async def finish_unprivileged(self, record: NodeRecord) -> None:
-        """End a node's processes where there are no control groups; only strategy process has nodes there."""
+    async def finish(self, record: NodeRecord) -> None:
+        """End every process of the node; without control groups only strategy process has any."""
+        if self.shop.groups is not None:
+            await self.shop.groups.finish(record.spec.node)
 
     def running(self, record: NodeRecord, lost: tuple[str, ...]) -> Running:
         """Return what to say of *record*."""
@@ -294,62 +292,3 @@ def _namespace_mates(pid: int) -> set[int]:
                 if os.readlink(f"/proc/{name}/ns/pid") == theirs:
                     found.add(int(name))
     return found
-
-
-def init_spec(spec: NodeSpec, control: int, listeners: dict[str, int], translate: dict[str, str], subreaper: bool, own: bool) -> bytes:
-    """Return what the node's init is told, as JSON.
-
-    Args:
-        translate: target -> host path, where a node has no mount namespace of its own.
-        own: Services run as init's own user, whatever they say.
-    """
-    services = []
-    for service in spec.services:
-        service = msgspec.structs.replace(service, files=service.files or spec.limits.files)
-        plain = {**msgspec.to_builtins(msgspec.structs.replace(service, env={**spec.environment, **service.env}))}
-        for name in ("argv", "env", "cwd", "fds", "name"):
-            plain.setdefault(name, msgspec.to_builtins(getattr(service, name)))
-        if own:
-            plain.update(uid=-1, gid=-1, groups=[])
-        if translate:
-            plain["argv"] = [translated(text, translate) for text in plain["argv"]]
-            plain["env"] = {key: translated(text, translate) for key, text in plain["env"].items()}
-            plain["cwd"] = translated(plain["cwd"], translate)
-        services.append(plain)
-    controls: list[dict[str, Any]] = [{"fd": control, "role": "supervisor"}]
-    for extra in spec.controls:
-        controls.append({
-            "path": translated(extra.path, translate), "owner": extra.owner, "mode": extra.mode, "role": extra.role,
-            "uids": [list(pair) for pair in extra.uids],
-        })  # fmt: skip
-        if own:
-            controls[-1].pop("owner")
-    return json.dumps({
-        "name": spec.node, "subreaper": subreaper, "controls": controls,
-        "listeners": [{"name": handle.removeprefix("listener:"), "fd": fd} for handle, fd in listeners.items()],
-        "channels": list(spec.channels), "services": services,
-    }).encode()  # fmt: skip
-
-
-def translated(text: str, table: dict[str, str]) -> str:
-    """Return *text* with a leading target replaced by its path on the host; longest target first."""
-    for target in sorted(table, key=len, reverse=True):
-        if text == target or text.startswith((target + "/", target + ":")):
-            return table[target] + text[len(target) :]
-    return text
-
-
-async def tell_init(channel: socket.socket, data: bytes, child: Child) -> None:
-    """Give init its specification and wait until it has taken it.
-
-    Raises:
-        NodeFailed: Init ended, or did not take it in time.
-    """
-    loop = asyncio.get_running_loop()
-    channel.setblocking(False)
-    try:
-        await loop.sock_sendall(channel, data)
-        channel.shutdown(socket.SHUT_WR)
-        await read_some(channel.fileno(), START_S, "init does not take its specification")
-    except OSError as error:
-        raise NodeFailed(f"init ended before it began{child.errors()}") from error

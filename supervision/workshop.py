@@ -9,10 +9,8 @@ May import: enjin, supervision.{cgroups,records,seccomp,steps,worker}.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-import signal
 import socket
 import stat
 from collections.abc import Callable
@@ -23,10 +21,12 @@ import msgspec
 
 from enjin.errors import ConfigError
 from enjin.host import read_bounded, write_atomic
-from supervision import firewall, kernel, seccomp
+from supervision import firewall, seccomp
 from supervision.cgroups import Groups
-from supervision.records import Identity, Records, hold, verify
+from supervision.records import Records
+from supervision.settings import Config
 from supervision.steps import HOST_ROOT, BadStep, Mount, NodeFailed, NodeSpec, Rule
+from supervision.watching import Reaper, Watch
 from supervision.worker import Worker
 
 INSIDE_HOME: Final = "/var/lib/enjin"
@@ -36,81 +36,11 @@ KNOWN_ROOTS: Final = ("nodes", "releases", "blobs")
 FABRICS: Final = "run/fabrics.json"
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How hands is told where it works.
-
-    Args:
-        tag: First six hex digits of the cloud's id.
-        home: ENJIN_HOME, as hands sees it.
-        runtime: The runtime copy, with bin/python.
-        roots: Named directories that steps may name, beside nodes, releases and blobs below home.
-        privileged: Hands is root of its user namespace.
-        uids: Ranges of uids for nodes; a ring 1 jail's 65,536 lie within one of them.
-        host_directories: What the root `host` may name, read-only.
-        init: Path of the control socket of hands' own init, where listeners are taken; "" when they come with the steps.
-        program: init's path below the runtime; "" looks for it.
-        closed: Addresses that no node's way out may reach: those of the host.
-        own_network: Hands' network namespace is the cloud's own, so that a fabric and rules may be made in it; by default only inside a
-            user namespace, as in a ring 1 jail.
-    """
-
-    tag: str
-    home: str
-    runtime: str
-    roots: dict[str, str] = {}
-    privileged: bool = True
-    uids: tuple[tuple[int, int], ...] = ()
-    host_directories: tuple[str, ...] = ()
-    init: str = ""
-    program: str = ""
-    closed: tuple[str, ...] = ()
-    own_network: bool | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.tag) != 6 or not set(self.tag) <= set("0123456789abcdef"):
-            raise ConfigError(f"tag {self.tag!r} is not six hex digits")
-        for path in (self.home, self.runtime, *self.roots.values(), *self.host_directories):
-            if not path.startswith("/"):
-                raise ConfigError(f"{path!r} is not an absolute path")
-        if HOST_ROOT in self.roots:
-            raise ConfigError(f"the root {HOST_ROOT!r} cannot be given")
-
-
 class Fabric(msgspec.Struct, frozen=True, omit_defaults=True):
     """What hands remembers of a fabric."""
 
     bridge: str = ""
     rules: tuple[Rule, ...] = ()
-
-
-class Reaper:
-    """Collects children, and the orphans that a subreaper inherits; remembers the statuses that somebody asked for."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[int, asyncio.Future[int]] = {}
-
-    def start(self) -> None:
-        """Begin; needs the running loop."""
-        with contextlib.suppress(OSError):
-            kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self.reap)
-
-    def reap(self) -> None:
-        """Collect whoever ended."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            future = self._waiting.pop(pid, None)
-            if future is not None and not future.done():
-                future.set_result(os.waitstatus_to_exitcode(status))
-
-    def expect(self, pid: int) -> asyncio.Future[int]:
-        """Return the future exit status of a child forked in this very turn of the loop."""
-        return self._waiting.setdefault(pid, asyncio.get_running_loop().create_future())
 
 
 class Workshop:
@@ -126,7 +56,7 @@ class Workshop:
         self.worker: Final = Worker()
         self.ways_out: Final[dict[int, list[str]]] = {}
         self._fabrics: dict[str, Fabric] = {}
-        self._watched: dict[str, int] = {}
+        self.watch: Final = Watch(self.records, self.groups, self.reaper, emit)
 
     # -- paths --------------------------------------------------------------------------------
 
@@ -277,66 +207,3 @@ class Workshop:
         for record in self.records.each():
             if record.phase == "running" and record.spec.outgoing and record.spec.purpose != "ring1":
                 self.ways_out[record.spec.uid] = list(record.closed)
-
-    # -- processes ------------------------------------------------------------------------------
-
-    def watch(self, node: str, generation: int, identity: Identity, status: asyncio.Future[int] | None) -> None:
-        """Tell when the node's process ends; *status* is its exit status where hands (or its monitor) is the parent."""
-        self.unwatch(node)
-        descriptor = hold(identity, self.groups)
-        if descriptor is None:
-            self._told(node, generation, None)
-            return
-        self._watched[node] = descriptor
-        loop = asyncio.get_running_loop()
-
-        def ended() -> None:
-            self.unwatch(node)
-            task = loop.create_task(self._tell(node, generation, status))
-            _KEPT.add(task)
-            task.add_done_callback(_KEPT.discard)
-
-        loop.add_reader(descriptor, ended)
-
-    async def _tell(self, node: str, generation: int, status: asyncio.Future[int] | None) -> None:
-        code = None
-        if status is not None:
-            self.reaper.reap()
-            with contextlib.suppress(TimeoutError):
-                code = await asyncio.wait_for(asyncio.shield(status), 1.0)
-        self._told(node, generation, code)
-
-    def _told(self, node: str, generation: int, status: int | None) -> None:
-        record = self.records.load(node)
-        if record is not None and record.spec.generation == generation and record.phase == "running":
-            self.records.save(msgspec.structs.replace(record, status=status))
-        self.emit({"event": "node.exited", "node": node, "generation": generation, "status": status})
-
-    def unwatch(self, node: str) -> None:
-        """Stop watching."""
-        descriptor = self._watched.pop(node, None)
-        if descriptor is not None:
-            asyncio.get_running_loop().remove_reader(descriptor)
-            os.close(descriptor)
-
-    async def ended(self, identity: Identity | None, deadline_s: float) -> bool:
-        """Wait until the process is gone; return whether it is."""
-        if identity is None:
-            return True
-        descriptor = hold(identity, self.groups)
-        if descriptor is None:
-            return True
-        loop = asyncio.get_running_loop()
-        gone = loop.create_future()
-        loop.add_reader(descriptor, lambda: gone.done() or gone.set_result(None))
-        try:
-            await asyncio.wait_for(gone, deadline_s)
-        except TimeoutError:
-            return verify(identity, self.groups) == "gone"
-        finally:
-            loop.remove_reader(descriptor)
-            os.close(descriptor)
-        return True
-
-
-_KEPT: Final[set[asyncio.Task[None]]] = set()

@@ -16,13 +16,14 @@ from typing import Final, NoReturn
 import msgspec
 
 from supervision import kernel, outgoing
+from supervision.briefing import init_spec, tell_init
 from supervision.confinement import Child, Held, become, execute, fork_held, read_some, set_limits
 from supervision.driver import Capabilities
 from supervision.jail import app, ring1
 from supervision.probe import probe_jail
 from supervision.records import Identity, NodeRecord, identify
 from supervision.steps import BadStep, Mount, NodeFailed, NodeSpec, Unsupported, Verdict
-from supervision.strategy import START_S, Launched, Strategy, init_spec, tell_init
+from supervision.strategy import START_S, Launched, Strategy
 from supervision.workshop import INSIDE_RUNTIME
 
 FILE_BYTES: Final = 2 << 30

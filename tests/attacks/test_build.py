@@ -70,7 +70,14 @@ def test_a_build_reaches_the_outside_and_nothing_of_ours(hands: Rig, host_server
     spec = app_spec(ring1, 50, purpose="build", interface=None, outgoing=True, closed=("198.51.100.0/24",))
     running = ring1.do(steps.StartNode(spec=spec))
     inside = f"/proc/{ring1.running['pid']}/ns/net"
-    code = "import socket\ns=socket.create_server(('',7001))\nprint('on',flush=True)\nwhile True:\n  c,_=s.accept(); c.sendall(b'ring1'); c.close()"
+    code = """
+import socket
+server = socket.create_server(('', 7001))
+print('on', flush=True)
+while True:
+    link, _ = server.accept()
+    link.sendall(b'ring1')
+    link.close()"""
     listener = subprocess.Popen(["nsenter", f"--net={inside}", "/usr/bin/python3", "-I", "-c", code], stdout=subprocess.PIPE)
     try:
         assert listener.stdout is not None

@@ -1,7 +1,7 @@
 """Attacks from inside real jails (threats N50 to N55, N57, N58), each beside its valid twin.
 
-The attacker is an app: code of a tenant, running as a service of its jail's init. It runs both in a jail on the host and in one inside a ring
-1 jail. What an attack finds out it prints as JSON: "denied <errno>" or what it got.
+The attacker is an app: code of a tenant, running as a service of its jail's init. It runs in a jail on the host and in one inside
+a ring 1 jail. What an attack finds out it prints as JSON: "denied <errno>" or what it got.
 """
 
 from __future__ import annotations
@@ -223,8 +223,9 @@ found['write'] = attempt(lambda: open('/app/python', 'ab'))
 def test_n54_kernel_settings_and_groups(place: Channel, pair: tuple[dict[str, Any], dict[str, Any]]) -> None:
     """N54: no kernel setting, control group, device or read-only tree can be written; the temporary directory can."""
     found = attack(place, pair[0], """
-for path in ('/proc/sys/kernel/core_pattern', '/proc/sys/vm/drop_caches', '/proc/sys/net/ipv4/ip_forward',
-             '/proc/sysrq-trigger', '/proc/1/oom_score_adj', '/usr/bin/evil', '/etc/passwd', '/opt/enjin/evil', '/evil', '/etc/ld.so.preload', '/dev/evil', '/lib/evil'):
+paths = '''/proc/sys/kernel/core_pattern /proc/sys/vm/drop_caches /proc/sys/net/ipv4/ip_forward /proc/sysrq-trigger
+    /proc/1/oom_score_adj /usr/bin/evil /etc/passwd /opt/enjin/evil /evil /etc/ld.so.preload /dev/evil /lib/evil'''
+for path in paths.split():
     found[path] = attempt(lambda: os.open(path, os.O_WRONLY | (0 if path.startswith('/proc') else os.O_CREAT)))
 found['groups'] = [folder for folder, _, files in os.walk('/sys') if 'cgroup.procs' in files]
 names = [name for name in os.listdir('/dev') if os.path.exists('/dev/' + name)]
@@ -277,8 +278,8 @@ found['twin'] = reach(*server.getsockname())
         assert found.pop("twin") == "got"
         assert set(found.values()) == {"denied"}, found
         reached = subprocess.run(
-            ["nsenter", f"--net={inside}", "/usr/bin/python3", "-I", "-c", f"import socket; socket.create_connection(('{neighbour}',7000),5)"],
-            check=False,
+            ["nsenter", f"--net={inside}", "/usr/bin/python3", "-I", "-c",
+             f"import socket; socket.create_connection(('{neighbour}',7000),5)"], check=False,
         )  # the way that must work: from the fabric (where the router is) to the app
         assert reached.returncode == 0
     finally:

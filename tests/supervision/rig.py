@@ -156,8 +156,9 @@ class Rig(Channel):
         line = [*self.interpreter, "-m", "supervision.hands", "--channel", str(self.theirs.fileno()), "--config", str(path)]
         who: dict[str, Any] = {} if self.uid is None else {"user": self.uid, "group": self.uid, "extra_groups": []}
         self.process = subprocess.Popen(
-            line, pass_fds=[self.theirs.fileno()], cwd=CHECKOUT if self.uid is None else "/", stdin=subprocess.DEVNULL, stderr=self.log, **who
-        )
+            line, pass_fds=[self.theirs.fileno()], cwd=CHECKOUT if self.uid is None else "/",
+            stdin=subprocess.DEVNULL, stderr=self.log, **who,
+        )  # fmt: skip
 
     def kill(self) -> None:
         """Kill hands, as a crash would."""

@@ -71,7 +71,7 @@ def test_finish_ends_a_fork_bomb() -> None:
 
 @root
 def test_a_group_removed_by_hand_is_put_back(hands: Rig) -> None:
-    """When someone moves a node's processes out and removes the group, inspection says so, and the next start mends it without a restart."""
+    """When someone moves a node's processes out and removes the group, inspection says so and the next start mends it."""
     spec = app_spec(hands, 100)
     running = hands.do(steps.StartNode(spec=spec))
     groups = Groups(hands.tag)

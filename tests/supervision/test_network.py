@@ -29,7 +29,7 @@ def in_netns(name: str, *words: str) -> str:
 
 @root
 def test_fabric_is_made_once_and_mended(runtime: Path) -> None:
-    """The second time nothing is to do; a removed address or bridge is put back; removal leaves nothing; the host's namespace is untouched."""
+    """The second time nothing is to do; what is removed is put back; removal leaves nothing; the host's namespace is untouched."""
     before = host_state()
     with rig(runtime) as one:
         space = f"/run/netns/{one.netns}"
@@ -142,7 +142,8 @@ def test_rules_as_text() -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {"link": 'apps" accept; #'}, {"source": "10.0.0.0/8; flush ruleset"}, {"source": "10.0.0.1/8"}, {"port": 80}, {"protocol": "tcp", "port": 70_000},
+        {"link": 'apps" accept; #'}, {"source": "10.0.0.0/8; flush ruleset"}, {"source": "10.0.0.1/8"}, {"port": 80},
+        {"protocol": "tcp", "port": 70_000},
     ],
 )  # fmt: skip
 def test_a_rule_holds_no_text(values: dict[str, object]) -> None:

@@ -49,7 +49,8 @@ def test_an_app_of_the_current_user(plain: Rig) -> None:
     """An app runs as the current user; bubblewrap separates files and processes where it works, and the answer says what separates it."""
     spec = spec_of()
     running = plain.do(steps.StartNode(spec=spec))
-    seen = run_inside(plain, running, "import os,json; print(json.dumps([os.getuid(), len([p for p in os.listdir('/proc') if p.isdigit()])]))")
+    code = "import os,json; print(json.dumps([os.getuid(), len([p for p in os.listdir('/proc') if p.isdigit()])]))"
+    seen = run_inside(plain, running, code)
     assert seen[0] == (NOBODY if os.geteuid() == 0 else os.geteuid())
     if try_bubblewrap(None, network=False) == "":
         assert "namespaces" in running["isolation"]
@@ -64,7 +65,7 @@ def test_an_app_of_the_current_user(plain: Rig) -> None:
 
 def test_ring1_is_a_subreaper(plain: Rig) -> None:
     """Ring 1's node is an init of the current user; its processes end with it, also those that left its session."""
-    code = "import os,subprocess,time\nsubprocess.Popen(['/usr/bin/sleep','1000'],start_new_session=True)\nprint('up',flush=True)\ntime.sleep(1000)"
+    code = "import subprocess,time\nsubprocess.Popen(['/usr/bin/sleep','1000'],start_new_session=True)\ntime.sleep(1000)"
     daemon = steps.Service(name="daemon", argv=("/usr/bin/python3", "-c", code), env={"STATE": "/var/lib/enjin"})
     spec = spec_of("ring1", services=(daemon,))
     running = plain.do(steps.StartNode(spec=spec))

@@ -26,7 +26,8 @@ def test_paths_are_plain_and_relative(path: str) -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {"node": "web"}, {"node": NODE + "\n"}, {"generation": 0}, {"compartment": "../x"}, {"hostname": "a b"}, {"environment": {"A": "x\0y"}},
+        {"node": "web"}, {"node": NODE + "\n"}, {"generation": 0}, {"compartment": "../x"}, {"hostname": "a b"},
+        {"environment": {"A": "x\0y"}},
         {"closed": ("10.0.0.1/8",)}, {"strategy": "vm"}, {"purpose": "shell"}, {"more": 1},
     ],
 )  # fmt: skip
@@ -40,8 +41,9 @@ def test_a_specification_is_checked(values: dict[str, object]) -> None:
 def test_a_step_survives_the_channel() -> None:
     """What is encoded is parsed to the same value."""
     spec = steps.NodeSpec(
-        node=NODE, generation=3, strategy="jail", purpose="ring1", range=524_288, interface=steps.Interface(bridge="apps", addresses=("10.0.0.2/24",)),
-        mounts=(steps.Mount(root="host", source="/opt/wheels", target="/opt/wheels"),), controls=(steps.Control(path="/run/init.sock"),),
+        node=NODE, generation=3, strategy="jail", purpose="ring1", range=524_288,
+        interface=steps.Interface(bridge="apps", addresses=("10.0.0.2/24",)),
+        mounts=(steps.Mount(root="host", source="/srv/wheels", target="/srv/wheels"),), controls=(steps.Control(path="/run/init.sock"),),
         services=(steps.Service(name="main", argv=("/usr/bin/true",), signal="SIGINT", fds={"3": "listener:web"}),),
     )  # fmt: skip
     step = steps.StartNode(spec=spec)
@@ -58,7 +60,7 @@ def test_mount_targets_are_absolute(target: str) -> None:
 def test_host_directories_are_never_writable() -> None:
     """No step makes a directory of the host writable in a node."""
     with pytest.raises(steps.BadStep):
-        steps.Mount(root="host", source="/opt/wheels", target="/w", writable=True)
+        steps.Mount(root="host", source="/srv/wheels", target="/w", writable=True)
 
 
 def test_the_list_of_system_calls(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -34,7 +34,8 @@ def test_a_locked_down_user(hands: Rig) -> None:
     tree.mkdir(parents=True)
     (tree / "hello.txt").write_text("hello")
     tree.parent.chmod(0o711)
-    spec = app_spec(hands, 80, strategy="user", mounts=(steps.Mount(root="releases", source="fine", target="/app"),), environment={"TREE": "/app"})
+    mounts = (steps.Mount(root="releases", source="fine", target="/app"),)
+    spec = app_spec(hands, 80, strategy="user", mounts=mounts, environment={"TREE": "/app"})
     other = app_spec(hands, 81, strategy="user")
     running = hands.do(steps.StartNode(spec=spec))
     victim = hands.do(steps.StartNode(spec=other))
@@ -91,7 +92,8 @@ def test_paths_are_translated(hands: Rig) -> None:
 
 def test_user_cannot_be_ring1(hands: Rig) -> None:
     """A ring 1 node or a build is not possible by this strategy, and it says so."""
-    for spec in (app_spec(hands, 83, strategy="user", outgoing=True, interface=None), app_spec(hands, 83, strategy="user", purpose="ring1")):
+    out = app_spec(hands, 83, strategy="user", outgoing=True, interface=None)
+    for spec in (out, app_spec(hands, 83, strategy="user", purpose="ring1")):
         with pytest.raises(Failed) as refused:
             hands.do(steps.StartNode(spec=spec))
         assert refused.value.code == "E-STP-001"
