@@ -30,12 +30,6 @@ def test_placing_gives_everything_at_once() -> None:
     node = book.world.need(Node, line["id"])
     assert (line["ring"], line["state"], line["wanted"]) == (1, "pending", "running")
     assert (line["supervisor"], line["compartment"]) == (RING0, "rack")
-        1,
-        "pending",
-        "running",
-        RING0,
-        "rack",
-    )
     assert (node.uid, node.uid_range) == (524_288 + 65_536, 65_536)
     assert (line["address"], line["tiers"], line["generation"]) == ("10.80.0.2", ["infrastructure"], 1)
     assert [row.ipv4 for row in book.world.find(AddressBlock, domain=node.id)] == ["10.80.64.0/18"]

@@ -129,6 +129,19 @@ def test_a_token_ends_with_its_time_and_its_account() -> None:
     assert next(row for row in book.answer(ListAccounts()) if row["name"] == "someone")["state"] == "closed"
 
 
+def test_a_token_never_gives_more_than_its_account_has_now() -> None:
+    """A token that was made when its account had more gives what the account still has, and only where it has it."""
+    book = founded()
+    book.ask(CreateAccount(name="someone"))
+    book.ask(CreateToken(account="someone", name="laptop", secret_hash=SECRET))
+    token, root = book.world.all(Token)[0], book.world.find(Compartment, name="cloud")[0].id
+    book.world.put(msgspec.structs.replace(token, role="operator"))
+    assert standing.of_token(book.world, SECRET, book.time).role is Role.TENANT
+    book.world.put(msgspec.structs.replace(token, compartment=root))
+    with pytest.raises(standing.TokenRefused):
+        standing.of_token(book.world, SECRET, book.time)
+
+
 @pytest.mark.parametrize(
     ("wish", "code", "asker"),
     [
