@@ -171,6 +171,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write("usage: python -m ring2.daemon --channel FD --config FD\n")
         return ConfigError.exit_status
 
+    log.configure(ring=RING)
+
     async def run(ending: asyncio.Event) -> None:
         configuration = read_configuration(int(options["--config"]))
         log.configure(ring=RING, node=configuration.node)

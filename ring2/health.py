@@ -1,6 +1,7 @@
 """Whether a process answers: TCP on its port, then HTTP below 500 on its path.
 
-Owns one attempt and the wait until the first that succeeds. What follows from the outcome is the automaton's matter.
+Owns one attempt, the wait until the first that succeeds, and the watch afterwards: by connections alone, which leave no
+trace in an app's log; the router asks more. What follows from the outcome is the automaton's matter.
 A probe is one short connection, closed at once; its answer is read no further than the status line.
 May import: enjin, supervision.instances.
 """
@@ -9,11 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from enjin.host import monotonic_s
+from supervision.instances import Health
 
 PROBE_S: Final = 5.0
+STEADY_S: Final = 5.0
+MISSES_MAX: Final = 3
 CONNECT_S: Final = 1.0
 STATUS_LINE_BYTES: Final = 256
 AGENT: Final = "enjin-health"
@@ -76,3 +81,31 @@ async def until_ready(address: str, port: int, path: str, timeout_s: float, inte
         if not why or monotonic_s() + interval_ms / 1000 >= deadline:
             return why
         await asyncio.sleep(interval_ms / 1000)
+
+
+async def watch(
+    address: str, port: int, health: Health, ready: Callable[[], Awaitable[None]], doubt: Callable[[str], Awaitable[None]]
+) -> str:
+    """Watch a process from its start, and return why it is given up: not ready in time, or no answer for as long.
+
+    Args:
+        address, port: Where it listens.
+        health: What is asked, and how long it may take.
+        ready: Called when it answers, the first time and after a doubt.
+        doubt: Called with the reason when it took no connection three times in a row.
+    """
+    why = await until_ready(address, port, health.path or "", health.timeout_s, health.interval_ms)
+    if why:
+        return f"not ready within {health.timeout_s} s: {why}"
+    await ready()
+    misses, since = 0, monotonic_s()
+    while not why or monotonic_s() - since < health.timeout_s:
+        await asyncio.sleep(STEADY_S)
+        why = await probe(address, port, "")
+        misses = misses + 1 if why else 0
+        if misses == MISSES_MAX:
+            await doubt(why)
+        if not why:
+            since = monotonic_s()
+            await ready()
+    return why

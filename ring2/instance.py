@@ -22,15 +22,13 @@ from enjin import log
 from enjin.errors import EnjinError, Refused
 from enjin.host import monotonic_s
 from ring2.command import SERVICE, service
-from ring2.health import probe, until_ready
+from ring2.health import watch
 from ring2.lines import Tap, last_words
 from supervision.automaton import Action, Automaton, Event, State, step
 from supervision.init_link import InitGone, InitLink
 from supervision.instances import Exited, Failed, Lines, Logged, Ready, RunInstance, Started, Status, Unhealthy
 
 RECONNECT_S, RECONNECT_S_MAX = 0.02, 1.0
-STEADY_S: Final = 5.0
-MISSES_MAX: Final = 3
 ORPHANED_S: Final = 2.0
 KILLED: Final = -9
 NOT_STARTED: Final = 127
@@ -75,7 +73,7 @@ class Instance:
         self._tap = Tap(offset_us)
         self._link: InitLink | None = None
         self._connected = asyncio.Event()
-        self._pid = self._status = 0
+        self._pid = self._ended_pid = self._exits = self._status = 0
         self._grace_ms = 10_000
         self._text = ""
         self._started = 0.0
@@ -130,7 +128,7 @@ class Instance:
             self._started, self._answers, self._status, self._text = monotonic_s(), True, 0, ""
             self._later("health", 0, self._watch_health)
             await self._report(Started(pid=self._pid, **self.about))
-        elif event is Event.READY and state is State.RUNNING:
+        elif event is Event.READY and state is State.RUNNING and (before is State.STARTING or not self._answers):
             self._answers, self._text = True, ""
             await self._report(Ready(took_ms=int((monotonic_s() - self._started) * 1000) if before is State.STARTING else 0, **self.about))
         elif event is Event.HEALTH_FAILED and before is not state:
@@ -159,37 +157,44 @@ class Instance:
             finally:
                 self._link = None
                 self._connected.clear()
+            if self._pid and self._answers:
+                await self._doubt("its init does not answer")
             await asyncio.sleep(wait_s)
             wait_s = min(RECONNECT_S_MAX, wait_s * 2)
 
     async def _attend(self, link: InitLink) -> None:
         listing = await link.watch()
         self._tap.attach(listing["started_us"])
-        await self._take_over(link, next((one for one in listing["services"] if one["name"] == SERVICE), None))
+        await self._take_over(link, listing)
         self._link = link
         self._connected.set()
         if self._pid:
             self._later("lines", 0, self._ship)
         async for event in link.events():
-            if event["event"] == "exited" and event["name"] == SERVICE and event["pid"] == self._pid:
-                words = await last_words(link)
-                self._pid = 0
-                self._feed(Event.EXITED, words, event["status"])
+            if event["event"] == "lost":
+                await self._take_over(link, await link.list())
+            elif event["name"] == SERVICE and event["event"] == "started":
+                self._began(event["pid"])
+            elif event["name"] == SERVICE:
+                self._ended_pid = event["pid"]
+                words = await last_words(link) if event["pid"] == self._pid else ""
+                if event["pid"] == self._pid:
+                    self._ended(words, event["status"])
 
-    async def _take_over(self, link: InitLink, view: dict[str, Any] | None) -> None:
+    async def _take_over(self, link: InitLink, listing: dict[str, Any]) -> None:
         """Compare what init has with what we believe, and say the difference as events."""
+        view = next((one for one in listing["services"] if one["name"] == SERVICE), None)
         if view is not None and view["generation"] != self.wish.generation:
             if view["pid"]:
                 await link.stop(SERVICE, self._grace_ms)
             view = None
         if view is not None and view["pid"]:
-            if self._pid != view["pid"]:
-                self._cancel("start")
-                self._pid = view["pid"]
-                self._feed(Event.STARTED)
+            if self._pid == view["pid"] and self._automaton.state is State.RUNNING:
+                self._feed(Event.READY)
+            self._cancel("start")
+            self._began(view["pid"])
         elif self._pid:  # it ended, perhaps with its whole jail, while we were not connected
-            self._pid = 0
-            self._feed(Event.EXITED, "", KILLED if view is None or view["status"] is None else view["status"])
+            self._ended("", KILLED if view is None or view["status"] is None else view["status"])
         elif self._automaton.state is State.PENDING:
             self._feed(Event.START_WANTED)
 
@@ -222,54 +227,49 @@ class Instance:
                 else:
                     self._feed(Event.EXITED, error.message, NOT_STARTED)
                 return
-            self._pid = view["pid"]
-            self._feed(Event.STARTED)
-            self._later("lines", 0, self._ship)
+            self._began(view["pid"])
             return
 
     async def _end(self) -> None:
         """End the process; without an init there is none to end."""
-        before = self._pid
+        before, status = self._exits, KILLED
         with contextlib.suppress(EnjinError, TimeoutError):
             async with asyncio.timeout(ORPHANED_S):
                 await self._connected.wait()
             if self._link is not None:
-                await self._link.stop(SERVICE, self._grace_ms)
-        if self._pid or not before:
-            words = ""
-            with contextlib.suppress(EnjinError):
-                words = await last_words(self._link) if self._link is not None else ""
-            if self._pid or not before:
-                self._pid = 0
-                self._feed(Event.EXITED, words, KILLED)
+                status = (await self._link.stop(SERVICE, self._grace_ms))["status"]
+        if self._exits == before:
+            self._ended("", status or 0)
+
+    def _began(self, pid: int) -> None:
+        """Take note of a start: answers and events cross, so the same may come twice, or after its end."""
+        if pid and pid not in (self._pid, self._ended_pid):
+            self._pid = pid
+            self._feed(Event.STARTED)
+            self._later("lines", 0, self._ship)
+
+    def _ended(self, words: str, status: int) -> None:
+        self._ended_pid, self._pid = self._pid or self._ended_pid, 0
+        self._exits += 1
+        self._feed(Event.EXITED, words, status)
 
     async def _again(self) -> None:
         self._feed(Event.TIMER)
 
     async def _watch_health(self) -> None:
-        """Wait until it is ready; then see now and then whether it still takes connections."""
-        wish, health = self.wish, self.wish.health
-        if wish.kind == "worker" or health.path is None or not wish.port:
+        wish = self.wish
+        if wish.kind == "worker" or wish.health.path is None or not wish.port:
             self._feed(Event.READY)
-            return
-        why = await until_ready(wish.address, wish.port, health.path, health.timeout_s, health.interval_ms)
-        if why:
-            self._feed(Event.HEALTH_FAILED, f"not ready within {health.timeout_s} s: {why}")
-            return
+        else:
+            self._feed(Event.HEALTH_FAILED, await watch(wish.address, wish.port, wish.health, self._trust, self._doubt))
+
+    async def _trust(self) -> None:
         self._feed(Event.READY)
-        misses, since = 0, monotonic_s()
-        while not why or monotonic_s() - since < health.timeout_s:
-            await asyncio.sleep(STEADY_S)
-            why = await probe(wish.address, wish.port, "")
-            misses = misses + 1 if why else 0
-            if not why:
-                since = monotonic_s()
-                if not self._answers:
-                    self._feed(Event.READY)
-            elif misses == MISSES_MAX:
-                self._answers, self._text = False, why
-                await self._report(Unhealthy(text=why, **self.about))
-        self._feed(Event.HEALTH_FAILED, why)
+
+    async def _doubt(self, why: str) -> None:
+        """Say that the process does not answer, though it is not ended for it."""
+        self._answers, self._text = False, why
+        await self._report(Unhealthy(text=why, **self.about))
 
     # -- events and timers --------------------------------------------------------------------------
 
