@@ -9,13 +9,12 @@ import hashlib
 import re
 from collections.abc import Iterable
 from functools import cache
-from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
-from compartments import rows
+from compartments import rows, rows_apps
 from compartments.row import Row
 from enjin.errors import InvariantError
 
@@ -36,16 +35,7 @@ def _sum(groups: Iterable[Iterable[type[Row]]]) -> dict[str, type[Row]]:
     return dict(sorted(found.items()))
 
 
-def _groups() -> list[Iterable[type[Row]]]:
-    groups: list[Iterable[type[Row]]] = [rows.ROWS]
-    if find_spec("compartments.rows_apps") is not None:
-        from compartments import rows_apps
-
-        groups.append(rows_apps.ROWS)
-    return groups
-
-
-ROW_TYPES: Final = MappingProxyType(_sum(_groups()))
+ROW_TYPES: Final = MappingProxyType(_sum((rows.ROWS, rows_apps.ROWS)))
 NAMES: Final = MappingProxyType({shape: name for name, shape in ROW_TYPES.items()})
 
 
