@@ -70,13 +70,15 @@ class Root:
         )
 
 
-def make_tree(tree: Path) -> None:
-    """Fill *tree* with what debootstrap calls a minimal system; this takes half a minute."""
+def make_tree(tree: Path, packages: tuple[str, ...] = ()) -> None:
+    """Fill *tree* with a minimal system and *packages*; this takes half a minute."""
     sources = next((str(path) for path in SOURCES if path.exists() and path.stat().st_size), None)
+    include = [f"--include={','.join(packages)}"] if packages else []
     files = sorted(Path("/etc/apt/apt.conf.d").glob("*"))
     settings = [f"--aptopt={path}" for path in files if "Acquire::Check" in path.read_text(encoding="utf-8")]
+    options = ["--quiet", "--variant=minbase", "--mode=root", *settings, *include]
     subprocess.run(
-        ["mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", *settings, "bookworm", str(tree), *([sources] if sources else [])],
+        ["mmdebstrap", *options, "bookworm", str(tree), *([sources] if sources else [])],
         check=True,
         capture_output=True,
         text=True,
