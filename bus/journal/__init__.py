@@ -15,6 +15,7 @@ from bus.journal.follower import Fetch, Follower
 from bus.journal.journal import Journal
 from bus.journal.listing import Filters, Line
 from bus.journal.reader import Reader
+from bus.journal.repair import Repaired, repair
 from bus.journal.replay import Facts, Replayed, read_entry, replay
 from bus.journal.store import Projection
 from bus.journal.verify import Verification, verify
@@ -36,6 +37,7 @@ __all__ = [
     "Outcome",
     "Projection",
     "Reader",
+    "Repaired",
     "Replayed",
     "StoredEntry",
     "Stretch",
@@ -44,6 +46,7 @@ __all__ = [
     "cosign",
     "read_entry",
     "read_stretch",
+    "repair",
     "replay",
     "verify",
 ]

@@ -182,5 +182,5 @@ def read_stretch(data: bytes) -> Stretch:
     """Return the stretch in *data*. Raises: BadStretch."""
     try:
         return msgspec.json.decode(data, type=Stretch)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise BadStretch(f"not a stretch of a journal: {error}") from error

@@ -124,27 +124,42 @@ class Follower:
             return None
 
     def hear(self, commit: Commit, *, fresh: bool = False) -> Fetch | None:
-        """Compare the signed head that a beacon repeats with the copy's.
-
-        Args:
-            commit: The newest commit that the domain speaks of.
-            fresh: It was certainly made after everything that was copied (a beacon in its channel's order): then less
-                than the copy holds is a rollback.
-
-        Returns:
-            What has to be fetched; None when the copy is not behind.
+        """Compare a signed commit that the domain speaks of with the copy; see ``compare``.
 
         Raises:
             BadStretch, StaleEpoch, Forked, RolledBack.
         """
         with self._turn:
             self._check_commit(commit)
-            if commit.number > self.head.number:
-                return Fetch(self.head.number, commit.number)
-            self._compare_known([StoredEntry(commit.number, commit.hash, b"")], commit.epoch)
-            if fresh and commit.number < self.head.number:
-                shown = f"{self.domain} shows entry {commit.number} as its last, we hold entry {self.head.number}"
-                raise self._alarm(RolledBack(shown, number=commit.number + 1))
+        return self.compare(commit.head, commit.epoch, fresh=fresh)
+
+    def compare(self, head: Head, epoch: int, *, fresh: bool = False) -> Fetch | None:
+        """Compare the head that the domain's decider names (in a beacon, whose envelope was verified) with the copy.
+
+        Args:
+            head: Number and hash.
+            epoch: The decider's.
+            fresh: It was certainly said after everything that was copied: then less than the copy holds is a rollback.
+                A beacon may cross an answer on its way; two in a row that show less are certain.
+
+        Returns:
+            What has to be fetched; None when the copy is not behind.
+
+        Raises:
+            StaleEpoch: A superseded decider's.
+            Forked: It names another entry than the copy holds.
+            RolledBack: It is fresh and shows less.
+        """
+        with self._turn:
+            if head.number > self.head.number:
+                if epoch < self.epoch:
+                    raise StaleEpoch(f"head {head.number} is of epoch {epoch}, {self.domain} is in epoch {self.epoch}")
+                return Fetch(self.head.number, head.number)
+            if head.number:
+                self._compare_known([StoredEntry(head.number, head.hash, b"")], epoch)
+            if fresh and head.number < self.head.number:
+                shown = f"{self.domain} shows entry {head.number} as its last, we hold entry {self.head.number}"
+                raise self._alarm(RolledBack(shown, number=head.number + 1))
             return None
 
     def witness(self, checkpoint: Checkpoint, signer: Signer) -> Cosigned:

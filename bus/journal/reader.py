@@ -122,13 +122,19 @@ class Reader:
         return [StoredEntry(row[0], row[1], row[2]) for row in rows]
 
     def walk(self, after: int, until: int | None = None, step: int = 512) -> Iterator[StoredEntry]:
-        """Yield every entry above *after*, up to *until* when given, a bounded number at a time."""
+        """Yield every entry above *after*, up to *until* when given, a bounded number at a time.
+
+        Raises:
+            JournalDamaged: Numbers do not rise: the database's own pages are damaged.
+        """
         while batch := self.entries(after, step):
             for entry in batch:
+                if entry.number <= after:
+                    raise JournalDamaged(f"the database returns entry {entry.number} after entry {after}", number=after + 1)
                 if until is not None and entry.number > until:
                     return
                 yield entry
-            after = batch[-1].number
+                after = entry.number
 
     def entry(self, number: int) -> StoredEntry | None:
         """Return entry *number*; None when there is none."""
@@ -202,7 +208,7 @@ class Reader:
         while True:
             query = _SNAPSHOT.order_by(SNAPSHOTS.c.number.desc()).limit(1)
             rows = self.rows(query if below is None else query.where(SNAPSHOTS.c.number <= below))
-            if not rows:
+            if not rows or (below is not None and rows[0][0] > below):
                 return
             yield StoredSnapshot(*rows[0])
             below = rows[0][0] - 1

@@ -67,7 +67,7 @@ class Facts:
         """
         try:
             kind = self._tag.decode(raw).kind
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise JournalDamaged(f"entry {number} holds a fact without a kind", number=number) from error
         if (shape := self._shapes.get(kind)) is None:
             raise UnknownFact(f"entry {number} holds a fact of the unknown kind {kind[:64]!r}", number=number, kind=kind[:64])
@@ -87,7 +87,7 @@ def read_entry(stored: StoredEntry) -> Entry:
     """Return the entry in *stored*. Raises: JournalDamaged."""
     try:
         return _ENTRY.decode(stored.data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise JournalDamaged(f"entry {stored.number} cannot be read: {error}", number=stored.number) from error
 
 

@@ -30,6 +30,8 @@ from keys.signing import BadSignature
 from keys.signing import verify as verify_signature
 
 COMMITS_AT_ONCE: Final = 256
+# What a damaged page turns into on its way through the database's driver: errors of its own, or values of other types.
+UNREADABLE: Final = (SQLAlchemyError, ValueError, TypeError, OverflowError)
 
 KeysFor = Callable[[str], Iterable[bytes]]
 SignerOf = Callable[[str], bytes | None]
@@ -94,11 +96,11 @@ def verify(
                 check.run(from_genesis, checkpoints)
             except _Bad as bad:
                 return check.verdict(bad.number, bad.reason)
-            except (SQLAlchemyError, UnicodeDecodeError, TypeError) as error:
-                return check.verdict(check.head.number + 1, f"the database cannot be read: {str(error).splitlines()[0]}")
+            except UNREADABLE as error:
+                return check.verdict(check.head.number + 1, f"the database cannot be read: {_line(error)}")
             return check.verdict()
-    except (SQLAlchemyError, JournalDamaged) as error:
-        return Verification(entries=0, ok=False, first_bad=1, reason=f"the database cannot be read: {str(error).splitlines()[0]}")
+    except (JournalDamaged, *UNREADABLE) as error:
+        return Verification(entries=0, ok=False, first_bad=1, reason=f"the database cannot be read: {_line(error)}")
 
 
 class _Check:
@@ -141,8 +143,11 @@ class _Check:
     def _commits(self) -> Iterator[Commit]:
         after = self.head.number
         while found := self._reader.commits(after, COMMITS_AT_ONCE):
-            yield from found
-            after = found[-1].number
+            for commit in found:
+                if commit.number <= after:
+                    raise _Bad(self.head.number + 1, f"the database returns commit {commit.number} after commit {after}")
+                yield commit
+                after = commit.number
 
     def _group(self, commit: Commit, seen: dict[int, Checkpoint]) -> None:
         """Check the entries that *commit* covers, the lowest first."""
@@ -166,16 +171,16 @@ class _Check:
             raise _Bad(commit.number, f"commit {commit.number} names epoch {commit.epoch}, its entry epoch {self._epoch}")
 
     def _rows(self, until: int) -> list[_Row]:
+        """Return the entries up to *until*, or up to the first that is missing."""
         rows: list[_Row] = []
-        walk = self._reader.walk(self.head.number, until)
-        while True:
-            try:
-                stored = next(walk)
-            except StopIteration:
-                return rows
-            except (SQLAlchemyError, UnicodeDecodeError) as error:
-                raise _Bad(self._unreadable(until), f"the database cannot read it: {str(error).splitlines()[0]}") from error
-            rows.append(_Row(stored, _read(stored)))
+        try:
+            for stored in self._reader.walk(self.head.number, until):
+                if stored.number != self.head.number + 1 + len(rows):
+                    break
+                rows.append(_Row(stored, _read(stored)))
+        except (JournalDamaged, *UNREADABLE) as error:
+            raise _Bad(self._unreadable(until), f"the database cannot read it: {_line(error)}") from error
+        return rows
 
     def _unreadable(self, until: int) -> int:
         """Return the first number after the head that cannot be read on its own."""
@@ -183,7 +188,7 @@ class _Check:
             try:
                 if self._reader.entry(number) is None:
                     return number
-            except (SQLAlchemyError, UnicodeDecodeError):
+            except UNREADABLE:
                 return number
         return self.head.number + 1
 
@@ -267,12 +272,16 @@ class _Check:
             raise _Bad(number, f"the head names entry {named.number}, the last commit is of entry {self.head.number}")
 
 
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def _read(stored: StoredEntry) -> Entry | None:
     """Return the entry in *stored*; None when its bytes are not one, in its one spelling, facts included."""
     try:
         entry = parse(stored.data, Entry)
         if any(canonical(msgspec.json.decode(raw)) != bytes(raw) for raw in entry.facts):
             return None
-    except (EnjinError, msgspec.DecodeError, RecursionError):
+    except (EnjinError, msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
     return entry

@@ -317,9 +317,9 @@ def test_settled_means_on_disk_however_many_wait(desk: Desk) -> None:
             while running:
                 await desk.ask(Add(name="a")).of(journal)
 
-        workers = [asyncio.ensure_future(load()) for _ in range(300)]
+        workers = [asyncio.ensure_future(load()) for _ in range(200)]
         ahead = 0
-        for _ in range(40):
+        for _ in range(10):
             await desk.ask(Add(name="b")).of(journal)
             ahead += journal._decider.head != journal.head
             await journal.settled()

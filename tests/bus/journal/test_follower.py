@@ -133,8 +133,12 @@ def test_a_gap_says_what_to_fetch(desk: Desk, follower: Follower) -> None:
     assert follower.append(found[-1]) == Fetch(0, 12)
     assert follower.head.number == 0
     assert follower.hear(found[1].commit) == Fetch(0, found[1].commit.number)
+    assert follower.compare(found[1].commit.head, 1) == Fetch(0, found[1].commit.number)
     catch_up(desk, follower)
     assert follower.hear(found[-1].commit) is None
+    assert follower.compare(follower.head, 1, fresh=True) is None
+    with pytest.raises(Forked):
+        follower.compare(Head(12, "0" * 64), 1)
     assert follower.append(found[-1]) is None
 
 
@@ -182,7 +186,7 @@ def test_a_follower_has_no_path_to_the_writers_file(desk: Desk, copy: Copy) -> N
         shutil.rmtree(public_folder)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_nothing_is_copied_that_no_commit_vouches_for(desk: Desk, follower: Follower, data: st.DataObject) -> None:
     """One bit anywhere in an entry or a commit that travels: refused, and the copy stays; its twin is taken at the end."""
@@ -316,6 +320,8 @@ def test_rollback_is_seen(desk: Desk, follower: Follower) -> None:
     with pytest.raises(RolledBack):
         follower.hear(commit, fresh=True)
     assert isinstance(follower.alarm, RolledBack)
+    with pytest.raises(RolledBack):
+        follower.compare(Head(0, ""), 1, fresh=True)
     desk.fill(4)
     assert refusal(follower, stretches(desk, 4)[0]) == "E-JNL-013"
 

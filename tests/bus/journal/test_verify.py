@@ -57,7 +57,7 @@ def test_an_intact_journal_holds(original: Desk) -> None:
     assert found.head == original.look("select hash from journal_head")[0][0]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_changed_byte_of_an_entry_is_found_and_named(desk: Desk, data: st.DataObject) -> None:
     """One bit, in the bytes, the hash or a column of any entry: that entry is the first bad one."""
@@ -78,7 +78,7 @@ def test_any_changed_byte_of_an_entry_is_found_and_named(desk: Desk, data: st.Da
         desk.edit(f"update journal_entries set {column} = ? where number = ?", old, number)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_changed_byte_of_a_commit_is_found_and_named(desk: Desk, data: st.DataObject) -> None:
     """One bit of a commit's hash, key, epoch or signature: the entry that it signs is named."""
@@ -252,7 +252,7 @@ def test_a_journal_of_another_cloud_does_not_hold(desk: Desk) -> None:
     assert (desk.verify().ok, desk.verify().first_bad) == (False, 1)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_bit_flipped_anywhere_in_the_file_is_no_exception(desk: Desk, original: Desk, data: st.DataObject) -> None:
     """Whatever page it hits, the answer is a verdict; a verdict of `ok` means that every entry is as it was."""
