@@ -279,7 +279,9 @@ def become(service: Service, table: dict[int, int], report: int, output: int) ->
         os.umask(service.umask)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if service.files:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (service.files, service.files))
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # not even root may pass it without CAP_SYS_RESOURCE
+            files = service.files if most == resource.RLIM_INFINITY else min(service.files, most)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
         if service.nice:
             os.setpriority(os.PRIO_PROCESS, 0, service.nice)
         step = "identity"
