@@ -41,7 +41,7 @@ class CreateToken(Command, kind="token.create", kw_only=True):
 
     name: Name
     secret_hash: str
-    compartment: Name = Name("default")
+    compartment: str = "default"
     role: RoleName = "tenant"
     life_s: int = 0
 

@@ -66,7 +66,7 @@ class Push(Command, kind="app.push", kw_only=True):
     """Build a new release of an app from a source tree, and make it live."""
 
     app: Name
-    compartment: Name = Name("default")
+    compartment: str = "default"
     source: Digest
     strategy: str = ""
     revision: str = ""

@@ -117,7 +117,7 @@ class Domain:
     def pushed(self, app: str = "hello", asker: Asker = OPERATOR, compartment: str = "default", **fields: Any) -> int:
         """Push *app* and return the release's number."""
         source = digest(f"{app} {self.count}")
-        self.do(apps.Push(app=Name(app), compartment=Name(compartment), source=source, **fields), asker)
+        self.do(apps.Push(app=Name(app), compartment=compartment, source=source, **fields), asker)
         return int(self.result["release"])
 
     def built(self, app: str, number: int, lines: dict[str, str] | None = None) -> None:

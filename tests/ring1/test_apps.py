@@ -144,7 +144,7 @@ def test_another_compartments_name_is_refused() -> None:
     """INV-APP-1: a name belongs to the compartment that had it first, and is free again when the app is destroyed."""
     domain = Domain()
     domain.deployed("hello", TENANT)
-    wish = apps.Push(app=HELLO, compartment=Name("blue"), source=digest("x"))
+    wish = apps.Push(app=HELLO, compartment="blue", source=digest("x"))
     error = refuse(domain, wish, apps.NameTaken, BLUE_TENANT)
     assert "default" not in error.message
     domain.do(apps.Destroy(app=HELLO), TENANT)
@@ -175,9 +175,9 @@ def test_tenants_see_only_their_own() -> None:
 def test_unknown_compartment_is_refused_with_a_hint() -> None:
     """A compartment that does not exist, or is another's, is refused; one's own is suggested."""
     domain = Domain()
-    error = refuse(domain, apps.Push(app=HELLO, compartment=Name("defautl"), source=digest("x")), NoSuchCompartment)
+    error = refuse(domain, apps.Push(app=HELLO, compartment="defautl", source=digest("x")), NoSuchCompartment)
     assert error.hint == "did you mean default?"
-    refuse(domain, apps.Push(app=HELLO, compartment=Name("blue"), source=digest("x")), NoSuchCompartment, TENANT)
+    refuse(domain, apps.Push(app=HELLO, compartment="blue", source=digest("x")), NoSuchCompartment, TENANT)
     nobody = Asker(id="u-x", role=Role.TENANT, compartment="")
     refuse(domain, apps.Push(app=HELLO, source=digest("x")), NoSuchCompartment, nobody)
 
@@ -383,7 +383,7 @@ def test_a_token_gives_no_more_than_its_maker_has() -> None:
     """INV-ACC-1: a tenant makes no operator's token, none for another compartment, and sees and revokes only its own."""
     domain = Domain()
     refuse(domain, accounts.CreateToken(name=Name("ci"), secret_hash="ab" * 32, role="operator"), Forbidden, TENANT)
-    refuse(domain, accounts.CreateToken(name=Name("ci"), secret_hash="ab" * 32, compartment=Name("blue")), NoSuchCompartment, TENANT)
+    refuse(domain, accounts.CreateToken(name=Name("ci"), secret_hash="ab" * 32, compartment="blue"), NoSuchCompartment, TENANT)
     refuse(domain, accounts.CreateToken(name=Name("ci"), secret_hash="not a hash"), accounts.BadToken, TENANT)
     domain.do(accounts.CreateToken(name=Name("ci"), secret_hash="ab" * 32, life_s=60), TENANT)
     token = domain.result["id"]

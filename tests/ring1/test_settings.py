@@ -116,7 +116,7 @@ def test_a_value_is_sealed_to_its_place(tmp_path: Path) -> None:
     with pytest.raises(settings.NoSealingKey):
         domain.ask(settings.ShowSealingKey(), TENANT)
     pair = keyring.curve
-    enroll = settings.EnrollSealingKey(compartment=Name("default"), public=pair.public.hex())
+    enroll = settings.EnrollSealingKey(compartment="default", public=pair.public.hex())
     domain.do(enroll, DAEMON)
     assert domain.do(enroll, DAEMON) == []
     shown = domain.ask(settings.ShowSealingKey(), TENANT)
@@ -126,7 +126,7 @@ def test_a_value_is_sealed_to_its_place(tmp_path: Path) -> None:
     assert (row["key"], row["place"]) == ("TOKEN", "default/hello/TOKEN")
     assert open_value(pair, row["place"], row["sealed"]) == "s3cret-value"
     assert b"s3cret-value" not in b"".join(domain.facts)
-    refuse(domain, settings.EnrollSealingKey(compartment=Name("default"), public="xyz"), settings.NotSealed, DAEMON)
+    refuse(domain, settings.EnrollSealingKey(compartment="default", public="xyz"), settings.NotSealed, DAEMON)
 
 
 def test_settings_survive_a_push() -> None:
