@@ -26,7 +26,7 @@ class FetchEntries(Query, kind="journal.fetch"):
     after: int = 0
 
 
-class Witnessed(Observation, kind="witnessed"):
+class Witnessed(Observation, kind="journal.witnessed"):
     """The ring above, or a sibling, has seen the journal up to a checkpoint and cosigned it (canonical JSON)."""
 
     cosigned: str

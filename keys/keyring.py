@@ -90,7 +90,8 @@ class Keyring:
 
     def __init__(self, cloud: CloudId | str, seed: bytes, issuer_seed: bytes | None = None, generation: int = 1) -> None:
         self.cloud = str(cloud)
-        self.message = Signer.from_seed(subkey(seed, cloud, Purpose.MESSAGE, generation))
+        self.message_seed = subkey(seed, cloud, Purpose.MESSAGE, generation)
+        self.message = Signer.from_seed(self.message_seed)
         self.journal = Signer.from_seed(subkey(seed, cloud, Purpose.JOURNAL, generation))
         self.curve = KeyPair(subkey(seed, cloud, Purpose.CURVE, generation))
         self.hub = KeyPair(subkey(seed, cloud, Purpose.HUB, generation))

@@ -29,7 +29,7 @@ from ring0.keys import EnrollKey
 from ring0.launch import ports, read_build_settings
 from ring0.nodes import ReportNode
 from ring0.offspring import HOME_INSIDE, RUNTIME_INSIDE, TENANT_UIDS, Offspring, sign_charter
-from ring0.plan import Setting, plan
+from ring0.plan import Setting, fabric, plan
 from supervision.hands_link import HandsLink, NodeExited
 from supervision.init_link import InitLink, InitUnknown
 from supervision.reconcile import Action, Reconciler
@@ -171,6 +171,8 @@ class Caring:
         await self._domain.journal.settled()
         step = action.step
         if isinstance(step, StartNode):
+            if step.spec.interface is not None:
+                await self._hands.step(fabric(self._domain.world, self._setting), Done)
             await self._give_identity(step.spec.node)
             await self._hands.step(step, Running)
         else:

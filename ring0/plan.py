@@ -49,11 +49,7 @@ def _node(world: World, node: Node, running: Running | None, setting: Setting) -
         return [Action(node.id, node.generation, StopNode(node=node.id, grace_ms=GRACE_MS))] if alive else []
     if running is not None and alive and running.generation == node.generation and not running.missing:
         return []
-    actions = []
-    if node.strategy == "jail":
-        actions.append(Action(node.id, node.generation, fabric(world, setting)))
-    actions.append(Action(node.id, node.generation, StartNode(spec=specification(world, node, setting))))
-    return actions
+    return [Action(node.id, node.generation, StartNode(spec=specification(world, node, setting)))]
 
 
 def fabric(world: World, setting: Setting) -> EnsureFabric:

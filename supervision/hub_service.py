@@ -19,7 +19,7 @@ from enjin.host import write_atomic
 from keys.keyring import Keyring
 from supervision.init_link import InitLink
 
-SOCKET: Final = "run/bus.sock"
+SOCKET: Final = "bus/bus.sock"
 SERVICE: Final = "hub"
 
 

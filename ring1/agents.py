@@ -1,0 +1,249 @@
+"""Ring 2's agents as ring 1 runs them: their identity, their process, and what they say of instances.
+
+Owns one agent per compartment: a key and a grant of its own, a service of our init, a pipe. What an agent says is
+believed as far as its grant goes and kept in memory only; what must bind others becomes a wish of ring 1's daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from bus.caller import Caller
+from bus.dispatch import Seen as SeenMessage
+from bus.messages import Command, Reply
+from bus.over_pipe import PipeTransport
+from compartments import graph
+from compartments.domain import Domain
+from compartments.identity import Identity
+from enjin import log
+from enjin.canonical import to_text
+from enjin.errors import InvariantError, Unreachable, from_reply
+from enjin.host import clock
+from keys.frame import open_frame
+from keys.grants import Capability, Grant, PublicKeys, sign_grant
+from keys.keyring import Keyring, create_seed
+from ring1.plan import ProcessSeen
+from supervision import instances
+from supervision.init_link import InitLink, InitStale, InitUnknown
+
+TENANT_ROLE: Final = 1
+HOUR_US: Final = 3_600_000_000
+ANSWER_S: Final = 15.0
+STATES: Final = {"stopped": "exited"}
+
+
+class AgentAway(Unreachable):
+    """A compartment's agent does not run."""
+
+    code = "E-AGT-101"
+    remedy = "it is started again by itself; try once more"
+
+
+class Agent:
+    """One compartment's agent and what it has said since it began."""
+
+    def __init__(self, compartment: str, node: str) -> None:
+        self.compartment, self.node = compartment, node
+        self.pipe: PipeTransport | None = None
+        self.caller: Caller | None = None
+        self.processes: dict[str, ProcessSeen] = {}
+
+
+class Agents:
+    """Every agent of this ring 1 node."""
+
+    def __init__(
+        self, domain: Domain, keyring: Keyring, identity: Identity, init: InitLink, home: Path, changed: Callable[[], None]
+    ) -> None:
+        self._domain, self._keyring, self._identity, self._init, self._home = domain, keyring, identity, init, home
+        self._changed = changed
+        self._log = log.get("agents")
+        self._agents: dict[str, Agent] = {}
+        domain.observers |= {
+            instances.AgentBegan.KIND: self._began,
+            instances.Started.KIND: self._heard,
+            instances.Ready.KIND: self._heard,
+            instances.Unhealthy.KIND: self._heard,
+            instances.Exited.KIND: self._heard,
+            instances.Failed.KIND: self._heard,
+        }
+
+    def running(self) -> frozenset[str]:
+        """Return the compartments whose agent runs."""
+        return frozenset(self._agents)
+
+    def processes(self) -> dict[str, ProcessSeen]:
+        """Return what the agents say of each instance's process."""
+        return {instance: seen for agent in self._agents.values() for instance, seen in agent.processes.items()}
+
+    async def run(self, compartment: str, uid: int) -> None:
+        """Have init run the agent of *compartment* (an id) and open the pipe to it; harmless when it runs."""
+        agent = Agent(compartment, f"a-{compartment.rpartition('-')[2]}")
+        name = f"agent-{compartment}"
+        handles = await self._init.channel(name)
+        await self._give_configuration(agent, name)
+        python = f"{self._identity.runtime}/bin/python"
+        own = {"uid": uid, "gid": uid} if self._identity.strategy == "jail" else {}
+        service: dict[str, Any] = {
+            "name": name,
+            "generation": 1,
+            "argv": [python, "-I", "-m", "ring2.daemon", "--channel", "3", "--config", "4"],
+            "env": {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            "fds": {"3": handles[0], "4": f"listener:{name}"},
+            "restart": "always",
+            "log": True,
+            **own,
+        }
+        await self._init.spawn(service)
+        agent.pipe = PipeTransport(await self._init.take(handles[1]))
+        await self._domain.dispatcher.serve(agent.pipe, "pipe")
+        agent.caller = Caller(agent.pipe, self._domain.speaker, self._domain.trust, responder=agent.node, ring=self._domain.place.ring)
+        self._agents[compartment] = agent
+
+    async def end(self, compartment: str) -> None:
+        """End the agent of *compartment*."""
+        agent = self._agents.pop(compartment, None)
+        with contextlib.suppress(InitUnknown):
+            await self._init.stop(f"agent-{compartment}", grace_ms=2_000)
+        if agent is not None and agent.pipe is not None:
+            await agent.pipe.close()
+
+    async def close(self) -> None:
+        """Close the pipes; the agents run on."""
+        for agent in self._agents.values():
+            if agent.pipe is not None:
+                await agent.pipe.close()
+
+    async def ask(self, compartment: str, wish: Command) -> instances.Status:
+        """Ask the agent of *compartment* for *wish* and note the state it answers with.
+
+        Raises:
+            Unreachable, and what the agent refuses with.
+        """
+        agent = self._need(compartment)
+        caller = self._caller(agent)
+        status = msgspec.json.decode(_must(await caller.command(wish, deadline_s=ANSWER_S)), type=instances.Status)
+        self._note(agent, status.instance, status.generation, status.state, status.status, status.text)
+        return status
+
+    async def read_log(self, compartment: str, instance: str, after: int) -> instances.Lines:
+        """Return lines that *instance* wrote. Raises: Unreachable, and what the agent refuses with."""
+        query = instances.ReadLog(instance=instance, after=after)
+        return msgspec.json.decode(
+            _must(await self._caller(self._need(compartment)).query(query, deadline_s=ANSWER_S)), type=instances.Lines
+        )
+
+    def _need(self, compartment: str) -> Agent:
+        if compartment not in self._agents:
+            raise AgentAway(f"the agent of compartment {compartment} does not run")
+        return self._agents[compartment]
+
+    def _caller(self, agent: Agent) -> Caller:
+        if agent.caller is None:
+            raise AgentAway(f"the agent of compartment {agent.compartment} cannot be spoken to")
+        return agent.caller
+
+    async def _give_configuration(self, agent: Agent, name: str) -> None:
+        """Leave the agent's keys and grants with init, where every start of the agent finds them."""
+        directory = self._home / "ring1" / "agents" / agent.compartment
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        keyring = Keyring(self._identity.cloud, create_seed(directory / "node.seed"))
+        path = graph.path_text(self._domain.world, agent.compartment)
+        grant = self._grant(agent, keyring, path)
+        trust = self._domain.trust
+        trust.add(grant)
+        own = trust.authority(self._domain.grant, self._domain.journal.now())
+        frames = {open_frame(frame).digest: frame for frame in trust.frames()}
+        needed = [frames[digest] for digest in reversed(own.chain)] + [grant]
+        configuration = {
+            "cloud": self._identity.cloud,
+            "channel": self._domain.place.channel,
+            "node": agent.node,
+            "supervisor": self._domain.place.node,
+            "domain": self._domain.place.domain,
+            "compartment": agent.compartment,
+            "path": path,
+            "seed": keyring.message_seed.hex(),
+            "root": self._identity.root,
+            "grants": [to_text(frame) for frame in needed],
+            "offset_us": self._domain.journal.now() - clock().boot_us,
+            "home": str(self._home),
+            "revoked": sorted(trust.revoked),
+        }
+        descriptor = os.memfd_create("agent", os.MFD_CLOEXEC)
+        try:
+            os.write(descriptor, msgspec.json.encode(configuration))
+            with contextlib.suppress(InitUnknown):
+                await self._init.drop(f"listener:{name}")
+            with contextlib.suppress(InitStale):
+                await self._init.give(name, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _grant(self, agent: Agent, keyring: Keyring, path: str) -> bytes:
+        issuer, now, parent = self._keyring.issuer, self._domain.journal.now(), self._domain.trust.grant(self._domain.grant)
+        if issuer is None:
+            raise InvariantError("ring 1 has no issuer key")
+        return sign_grant(
+            Grant(
+                v=1,
+                cloud=self._identity.cloud,
+                subject=agent.node,
+                role=TENANT_ROLE,
+                ring=2,
+                depth=0,
+                compartment=path,
+                keys=PublicKeys(message=keyring.message.public.hex()),
+                allowed=(Capability("instance", path),),
+                channels=(self._domain.place.channel,),
+                not_before=max(parent.not_before, now - HOUR_US),
+                expiry=parent.expiry,
+                parent=self._domain.grant,
+            ),
+            issuer,
+        )
+
+    def _began(self, message: SeenMessage) -> None:
+        """An agent that has just started knows nothing: forget what the one before it said."""
+        agent = self._of(message)
+        if agent is not None:
+            agent.processes.clear()
+            self._changed()
+
+    def _heard(self, message: SeenMessage) -> None:
+        agent = self._of(message)
+        if agent is None:
+            return
+        said = msgspec.json.decode(message.body, type=_Said)
+        state = {"instance.started": "starting"}.get(message.kind, message.kind.rpartition(".")[2])
+        self._note(agent, said.instance, said.generation, state, said.status, said.text)
+
+    def _note(self, agent: Agent, instance: str, generation: int, state: str, status: int, text: str) -> None:
+        seen = ProcessSeen(generation=generation, state=STATES.get(state, state), status=status, text=text)  # type: ignore[arg-type]
+        if agent.processes.get(instance) != seen:
+            agent.processes[instance] = seen
+            self._changed()
+
+    def _of(self, message: SeenMessage) -> Agent | None:
+        """Return the agent that signed *message*; an agent speaks of its own compartment only."""
+        issuer = message.opened.statement.iss
+        return next((agent for agent in self._agents.values() if agent.node == issuer), None)
+
+
+class _Said(msgspec.Struct):
+    instance: str
+    generation: int
+    status: int = 0
+    text: str = ""
+
+
+def _must(reply: Reply) -> msgspec.Raw:
+    if not reply.ok:
+        raise from_reply(reply.code, reply.message, reply.hint)
+    return reply.result

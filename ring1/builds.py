@@ -1,0 +1,101 @@
+"""Builds as they run: watching each build's own init, and reading what the builder said.
+
+Owns one watcher per build node. Reads the builder's log, which a tenant's code has written too: bounded, parsed
+strictly, believed only about the tenant's own release.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from enjin import log
+from enjin.errors import EnjinError
+from ring1.specs import BUILDER
+from supervision.init_link import InitLink
+
+LINES_MAX: Final = 10_000
+TAIL_LINES: Final = 60
+AGAIN_S: Final = 0.2
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """What a builder says at its end: ``build.json`` or ``error.json``, whichever fields it has."""
+
+    language: str = ""
+    processes: dict[str, str] = {}
+    notes: tuple[str, ...] = ()
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+    tail: tuple[str, ...] = ()
+
+
+class Builds:
+    """The builds under way."""
+
+    def __init__(self, home: Path, changed: Callable[[], None]) -> None:
+        self._home, self._changed = home, changed
+        self._log = log.get("builds")
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self.statuses: dict[str, int] = {}
+
+    def watch(self, nodes: dict[str, str]) -> None:
+        """Watch exactly these build nodes: node -> path of its init's socket below home."""
+        for node in list(self._watchers):
+            if node not in nodes:
+                self._watchers.pop(node).cancel()
+                self.statuses.pop(node, None)
+        for node, control in nodes.items():
+            if node not in self._watchers:
+                self._watchers[node] = asyncio.get_running_loop().create_task(self._follow(node, self._home / control))
+
+    async def _follow(self, node: str, control: Path) -> None:
+        while True:
+            try:
+                async with await InitLink.connect(control) as init:
+                    view = await init.watch()
+                    for service in view["services"]:
+                        if service["name"] == BUILDER and not service["pid"] and service["status"] is not None:
+                            return self._ended(node, service["status"])
+                    async for event in init.events():
+                        if event["event"] == "exited" and event.get("name") == BUILDER:
+                            return self._ended(node, event["status"])
+            except (EnjinError, OSError) as error:
+                self._log.info("build.unreachable", node=node, error=error)
+            await asyncio.sleep(AGAIN_S)
+
+    def _ended(self, node: str, status: int) -> None:
+        self.statuses[node] = status
+        self._changed()
+
+    async def read(self, control: Path) -> tuple[Report, list[str]]:
+        """Return what the builder reported and the last lines of what the build wrote. Raises: InitGone."""
+        lines: list[str] = []
+        async with await InitLink.connect(control) as init:
+            after = 0
+            while len(lines) < LINES_MAX:
+                part = (await init.logs(BUILDER, after))["lines"]
+                if not part:
+                    break
+                lines += [line[2] for line in part]
+                after = part[-1][0]
+        said = {
+            name: "".join(line.removeprefix(f"{name}: ") for line in lines if line.startswith(f"{name}: "))
+            for name in ("build.json", "error.json")
+        }
+        tail = [line for line in lines if not line.startswith(("build.json: ", "error.json: "))][-TAIL_LINES:]
+        try:
+            return msgspec.json.decode(said["build.json"] or said["error.json"] or "{}", type=Report), tail
+        except msgspec.DecodeError:
+            return Report(), tail
+
+    async def close(self) -> None:
+        """Stop watching."""
+        for task in self._watchers.values():
+            task.cancel()
+        await asyncio.gather(*self._watchers.values(), return_exceptions=True)
