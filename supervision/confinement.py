@@ -173,7 +173,7 @@ def set_limits(limits: Limits, file_bytes: int = 0) -> None:
     """Set the resource limits that no control group covers; init itself needs some files, so a lower limit is its services' own."""
     files = max(limits.files, INIT_FILES)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most != resource.RLIM_INFINITY and os.geteuid() != 0:
+    if most != resource.RLIM_INFINITY:
         files = min(files, most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -71,9 +71,10 @@ class Hands:
             self._channel.setsockopt(socket.SOL_SOCKET, option, MESSAGE_BYTES)
         loop.add_reader(self._channel.fileno(), self._read)
         await self._closed.wait()
-        for task in self._tasks:
+        tasks = self._tasks | self.shop.tasks
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self.shop.worker.stop()
 
     # -- the channel --------------------------------------------------------------------------------
@@ -193,7 +194,7 @@ class Hands:
     async def destroy(self, step: steps.DestroyNode, _: list[int]) -> steps.Done:
         record = self.shop.records.load(step.node)
         if record is None:
-            return steps.Done()
+            return steps.Done(changed=await self._sweep(step))
         _fence(record, step.generation)
         driver = self.drivers[record.spec.strategy]
         if step.grace_ms and record.phase == "running":
@@ -201,6 +202,16 @@ class Hands:
         await driver.destroy(step.node, step.keep_state)
         self._locks.pop(step.node, None)
         return steps.Done(changed=True)
+
+    async def _sweep(self, step: steps.DestroyNode) -> bool:
+        """Remove what a node without a record may have left; return whether there was anything."""
+        groups, directory = self.shop.groups, self.shop.node_directory(step.node)
+        there = (groups is not None and step.node in groups.nodes()) or (directory.exists() and not step.keep_state)
+        if there and groups is not None:
+            await groups.finish(step.node)
+        if there and not step.keep_state:
+            await carrying.remove_tree(self.shop, steps.RemoveTree(root="nodes", path=step.node))
+        return there
 
 
 def _fence(record: NodeRecord, generation: int) -> None:

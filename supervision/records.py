@@ -1,6 +1,6 @@
 """What hands remembers of each node across its own death, and how it knows a process again.
 
-Owns HOME/run/nodes/<node>.json. A record is written before anything is made (phase ``starting``) and again when the node runs; hands that
+Owns HOME/hands/nodes/<node>.json. A record is written before anything is made (phase ``starting``) and again when the node runs; hands that
 starts anew finishes off what it finds ``starting`` and takes up again what is ``running``.
 
 INV-REC-1: a process is ours only when boot, pid, start time and control groups all agree with the record; a bare pid is never signalled.

@@ -64,7 +64,7 @@ def read_config(where: str) -> Config:
         ConfigError: It does not parse.
     """
     try:
-        data = os.read(int(where), LIMIT) if where.isdigit() else read_bounded(where, LIMIT)
+        data = os.pread(int(where), LIMIT, 0) if where.isdigit() else read_bounded(where, LIMIT)
         return msgspec.json.decode(data, type=Config)
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(f"hands' configuration {where} cannot be read: {error}") from error

@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from enjin.errors import EnjinError
-from supervision import outgoing
+from supervision import outgoing, quota
 from supervision.driver import Capabilities
 from supervision.records import Identity, NodeRecord, identify, send, verify
 from supervision.steps import NetworkFailed, NodeFailed, NodeSpec, NoSuchNode, Running, Stale, Verdict
@@ -116,7 +116,7 @@ class Strategy(abc.ABC):
             closed=tuple(self.shop.ways_out.get(spec.uid, ())),
         )
         self.shop.records.save(record)
-        self.shop.watch.start(spec.node, spec.generation, launched.identity, launched.status)
+        self._watch(record, launched.status)
         return self.running(record, ())
 
     async def mend(self, record: NodeRecord) -> Running:
@@ -163,7 +163,6 @@ class Strategy(abc.ABC):
         """Take up again what earlier hands started by this strategy; finish off what it only began."""
         found = []
         for record in self.shop.records.each():
-            node = record.spec.node
             if record.spec.strategy != self.NAME:
                 continue
             if record.phase == "starting":
@@ -171,8 +170,14 @@ class Strategy(abc.ABC):
                 self.shop.records.save(msgspec.structs.replace(record, phase="stopped", identity=None))
             elif record.phase == "running" and record.identity is not None:
                 found.append(self.running(record, ()))
-                self.shop.watch.start(node, record.spec.generation, record.identity, None)
+                self._watch(record, None)
         return found
+
+    def _watch(self, record: NodeRecord, status: asyncio.Future[int] | None) -> None:
+        if record.identity is not None:
+            self.shop.watch.start(record.spec.node, record.spec.generation, record.identity, status)
+        if record.spec.limits.disk_bytes:
+            self.shop.background(quota.keep(self.shop, record))
 
     # -- parts -----------------------------------------------------------------------------------------
 

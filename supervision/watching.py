@@ -24,6 +24,7 @@ class Reaper:
 
     def __init__(self) -> None:
         self._waiting: dict[int, asyncio.Future[int]] = {}
+        self._monitors: set[int] = set()
 
     def start(self) -> None:
         """Begin; needs the running loop."""
@@ -41,11 +42,20 @@ class Reaper:
             if pid == 0:
                 return
             future = self._waiting.pop(pid, None)
+            code = os.waitstatus_to_exitcode(status)
+            if pid in self._monitors:
+                self._monitors.discard(pid)
+                code = 128 - code if code > 128 else code
             if future is not None and not future.done():
-                future.set_result(os.waitstatus_to_exitcode(status))
+                future.set_result(code)
 
-    def expect(self, pid: int) -> asyncio.Future[int]:
-        """Return the future exit status of a child forked in this very turn of the loop."""
+    def expect(self, pid: int, monitor: bool = False) -> asyncio.Future[int]:
+        """Return the future exit status of a child forked in this very turn of the loop.
+
+        *monitor*: it reports the end of its own child as a shell does, so 128 + N means that signal N ended that one.
+        """
+        if monitor:
+            self._monitors.add(pid)
         return self._waiting.setdefault(pid, asyncio.get_running_loop().create_future())
 
 

@@ -1,19 +1,22 @@
 """What the strategies work with: hands' configuration, directories, reaper, worker, groups, records and filters, in one place.
 
-Owns the configuration's shape, the resolution of (root, source) to a path, and the waiting for processes. Carries out no step.
+Owns HOME/hands (records, filters, the sockets of nodes' inits), the resolution of (root, source) to a path, and what is remembered of
+fabrics. Carries out no step.
 
 INV-WSH-1: a path from a step is resolved below its root without following any symbolic link on the way.
+INV-WSH-2: what hands writes lies in directories that only hands' own user can change, so nobody else can lead it elsewhere.
 
-May import: enjin, supervision.{cgroups,records,seccomp,steps,worker}.
+May import: enjin, supervision.{cgroups,firewall,records,seccomp,settings,steps,watching,worker}.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +36,8 @@ INSIDE_HOME: Final = "/var/lib/enjin"
 INSIDE_RUNTIME: Final = "/opt/enjin"
 APP_HOME: Final = "/home/app"
 KNOWN_ROOTS: Final = ("nodes", "releases", "blobs")
-FABRICS: Final = "run/fabrics.json"
+OWN: Final = "hands"
+FABRICS: Final = "hands/fabrics.json"
 
 
 class Fabric(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -50,13 +54,30 @@ class Workshop:
         self.config: Final = config
         self.home: Final = Path(config.home)
         self.emit: Final = emit
-        self.records: Final = Records(self.home / "run" / "nodes")
+        for name in ("", OWN, "nodes", "releases"):
+            self._claim(self.home / name)
+        self.records: Final = Records(self.home / OWN / "nodes")
         self.groups: Final = Groups(config.tag) if config.privileged else None
         self.reaper: Final = Reaper()
         self.worker: Final = Worker()
         self.ways_out: Final[dict[int, list[str]]] = {}
         self._fabrics: dict[str, Fabric] = {}
+        self.tasks: Final[set[asyncio.Task[None]]] = set()
         self.watch: Final = Watch(self.records, self.groups, self.reaper, emit)
+
+    def _claim(self, path: Path) -> None:
+        """Make a directory of hands' own, passed through by every uid.
+
+        Raises:
+            ConfigError: It belongs to somebody else, or others can write into it.
+        """
+        path.mkdir(mode=0o711, exist_ok=True)
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            hint = f"chown {os.geteuid()} {path}; chmod go-w {path}"
+            raise ConfigError(f"{path} is not a directory that only hands' own user can change", hint=hint)
+        if status.st_mode & 0o111 != 0o111:
+            path.chmod(status.st_mode | 0o111)
 
     # -- paths --------------------------------------------------------------------------------
 
@@ -150,15 +171,21 @@ class Workshop:
         if not any(low <= first <= last <= high for low, high in self.config.uids):
             raise BadStep(f"uids {first} to {last} are not among those that nodes may have")
 
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something that ends by itself beside the steps."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
     # -- the control socket of a node's init ----------------------------------------------------
 
     def control_path(self, spec: NodeSpec) -> str:
-        return f"run/agents/{spec.compartment}/{spec.node}.sock"
+        """Return the path, below home, of the socket of the node's init."""
+        return f"{OWN}/{spec.node}.sock"
 
     def listen_control(self, spec: NodeSpec) -> socket.socket:
         """Return the listening socket of the node's init; only ``control_uid`` (and root) can connect to it."""
         path = self.home / self.control_path(spec)
-        self.directory(path.parent, 0o711)
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
         control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -177,7 +204,7 @@ class Workshop:
 
     def filters(self) -> tuple[bytes, bytes]:
         """Return the system call filters of tenants."""
-        return seccomp.programs(self.home / "run")
+        return seccomp.programs(self.home / OWN)
 
     # -- fabrics ------------------------------------------------------------------------------------
 

@@ -69,7 +69,7 @@ class Jail(Strategy):
         if groups is None:
             raise Unsupported("no control groups")
         state = shop.directory(shop.node_directory(spec.node) / "state", 0o755, spec.range)
-        stage = shop.directory(shop.home / "run" / "stage", 0o700)
+        stage = shop.directory(shop.home / "hands" / "stage", 0o700)
         groups.create(spec.node, spec.limits, spec.range)
         with _spec_channel() as (ours, theirs), shop.listen_control(spec) as control:
             plan = ring1.Plan(
@@ -145,7 +145,7 @@ async def launch_bubblewrap(strategy: Strategy, spec: NodeSpec, listeners: dict[
             execute(line, {"PATH": "/usr/bin:/bin"})
 
         child = fork_held(body, keep=[theirs.fileno(), control.fileno(), information_write, *memory.descriptors, *listeners.values()])
-        status = shop.reaper.expect(child.pid)
+        status = shop.reaper.expect(child.pid, monitor=True)
         theirs.close()
         os.close(information_write)
         try:

@@ -128,7 +128,7 @@ class NodeSpec(Record, frozen=True):
         range: ring1: first host uid of the 65,536 that the jail's user namespace maps.
         outgoing: user-mode networking to the outside.
         control_uid: who may connect to the socket ``Running.control`` of the node's init.
-        compartment: names the directory of that socket.
+        compartment: the tenant whose node it is; for messages only.
         listeners: handles of listening sockets that hands takes from its own init, or that come with the step.
         channels: pairs of sockets that the node's init makes.
         closed: addresses and networks that ``outgoing`` must not reach, besides loopback, link-local and the node's own.

@@ -163,7 +163,7 @@ def test_a_record_that_lies_harms_nobody(own: Rig) -> None:
     own.do(steps.StopNode(node=spec.node, grace_ms=500))
     bystander = subprocess.Popen(["/usr/bin/sleep", "1000"])
     try:
-        path = own.home / "run" / "nodes" / f"{spec.node}.json"
+        path = own.home / "hands" / "nodes" / f"{spec.node}.json"
         record = msgspec.json.decode(path.read_bytes(), type=NodeRecord)
         plain = msgspec.to_builtins(record)
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -183,7 +183,7 @@ def test_a_damaged_record_concerns_its_own_node(own: Rig) -> None:
     """A record that cannot be read stops neither hands nor the other nodes."""
     spec = app_spec(own, 65)
     own.do(steps.StartNode(spec=spec))
-    (own.home / "run" / "nodes" / "node-ffffffffffffffff.json").write_text("{")
+    (own.home / "hands" / "nodes" / "node-ffffffffffffffff.json").write_text("{")
     own.kill()
     own.start()
     assert [one["node"] for one in own.do(steps.InspectAll())["nodes"]] == [spec.node]

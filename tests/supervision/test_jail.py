@@ -134,6 +134,33 @@ def test_limits_bite(hands: Rig) -> None:
         hands.do(steps.DestroyNode(node=spec.node))
 
 
+def test_a_build_cannot_fill_the_disk(hands: Rig) -> None:
+    """A node that writes more than its limit, in many small files, is ended; one below it goes on; a build can write to its output only."""
+    spec = app_spec(
+        hands, 33, purpose="build", interface=None, limits=steps.Limits(memory_bytes=256 << 20, processes=64, disk_bytes=4 << 20),
+        mounts=(steps.Mount(root="nodes", source="node-0123456789abcdef/out", target="/out", writable=True),), node="node-0123456789abcdef",
+    )  # fmt: skip
+    running = hands.do(steps.StartNode(spec=spec))
+    try:
+        small = "import json\nopen('/out/a','wb').write(bytes(1<<20))\nprint(json.dumps(True))"
+        assert run_inside(hands, running, small)
+        fill = ["/usr/bin/python3", "-c", "i=0\nwhile 1:\n  open(f'/out/{i}','wb').write(bytes(65536)); i+=1"]
+        ask_init(hands.home / running["control"], {"op": "spawn", "service": {"name": "fill", "argv": fill, "restart": "never"}})
+        assert hands.event(spec.node)["status"] == -9
+    finally:
+        hands.do(steps.DestroyNode(node=spec.node))
+
+
+def test_a_foreign_writable_mount_is_refused(hands: Rig) -> None:
+    """A node may write only below its own directory."""
+    for source in ("node-0000000000000000/out", "node-0123456789abcdef", "node-0123456789abcdef/a/b"):
+        mount = steps.Mount(root="nodes", source=source, target="/out", writable=True)
+        with pytest.raises(Failed) as refused:
+            hands.do(steps.StartNode(spec=app_spec(hands, 34, node="node-0123456789abcdef", mounts=(mount,))))
+        assert refused.value.code == "E-STP-001"
+    hands.do(steps.DestroyNode(node="node-0123456789abcdef"))
+
+
 def test_destroy_leaves_nothing(hands: Rig) -> None:
     """After destroy no process, group, link, socket, directory or record of the node is there."""
     spec = app_spec(hands, 23)

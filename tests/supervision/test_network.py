@@ -86,7 +86,7 @@ def test_a_removed_way_out_is_opened_again(hands: Rig) -> None:
     from tests.supervision.rig import Ring1
 
     ring1 = Ring1(hands, address="10.80.0.91", outgoing=True)
-    record = (hands.home / "run" / "nodes" / f"{ring1.node}.json").read_text()
+    record = (hands.home / "hands" / "nodes" / f"{ring1.node}.json").read_text()
     import json
 
     pid = json.loads(record)["helpers"]["outgoing"]["pid"]

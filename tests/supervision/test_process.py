@@ -34,7 +34,7 @@ def plain(runtime: Path) -> Iterator[Rig]:
             one.start()
             yield one
         finally:
-            for node in [path.stem for path in (home / "run" / "nodes").glob("*.json")]:
+            for node in [path.stem for path in (home / "hands" / "nodes").glob("*.json")]:
                 with contextlib.suppress(Exception):
                     one.do(steps.DestroyNode(node=node))
             one.clean()

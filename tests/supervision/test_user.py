@@ -44,7 +44,7 @@ def test_a_locked_down_user(hands: Rig) -> None:
         home = hands.home / "nodes" / spec.node / "home"
         found = run_inside(hands, running, CODE + f"""
 for path in ('/etc/passwd', '/etc/shadow', '/root', '/var/log', '/tmp', '/proc/{victim['pid']}/environ', '/proc/1/cmdline', '/home',
-             '{hands.home}/nodes/{other.node}/home', '{hands.home}/run/nodes/{spec.node}.json', '/sys/fs/cgroup/pids/cgroup.procs'):
+             '{hands.home}/nodes/{other.node}/home', '{hands.home}/hands/nodes/{spec.node}.json', '/sys/fs/cgroup/pids/cgroup.procs'):
     found[path] = attempt(lambda: os.listdir(path) if os.path.isdir(path) else open(path).read())
 found['write tree'] = attempt(lambda: open('{tree}/evil', 'w'))
 found['write usr'] = attempt(lambda: open('/usr/evil', 'w'))
