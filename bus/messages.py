@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, dataclass_transform
 
 import msgspec
 
@@ -33,7 +33,8 @@ class UnknownKind(Refused):
     code = "E-MSG-003"
 
 
-class _Kind(type(msgspec.Struct)):  # type: ignore[misc]
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
+class _Kind(msgspec.StructMeta):
     """Metaclass that takes ``kind="…"``: facts carry it as a tag, everything else as an attribute."""
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], kind: str | None = None, **options: Any) -> Any:
@@ -42,7 +43,7 @@ class _Kind(type(msgspec.Struct)):  # type: ignore[misc]
                 raise InvariantError(f"kind {kind} is too long")
             if any(getattr(base, "TAGGED", False) for base in bases):
                 options |= {"tag_field": "kind", "tag": kind}
-        return super().__new__(mcls, name, bases, namespace, **options)
+        return super().__new__(mcls, name, bases, namespace, **({"kw_only": True} | options))
 
     def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], kind: str | None = None, **options: Any) -> None:
         super().__init__(name, bases, namespace)
@@ -55,6 +56,10 @@ class Message(msgspec.Struct, metaclass=_Kind, frozen=True, kw_only=True, forbid
 
     KIND: ClassVar[str] = ""
     TAGGED: ClassVar[bool] = False
+
+    if TYPE_CHECKING:  # the metaclass takes these; type checkers look here
+
+        def __init_subclass__(cls, *, kind: str = "", kw_only: bool = True, **options: Any) -> None: ...
 
 
 class Command(Message):

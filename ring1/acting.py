@@ -6,7 +6,6 @@ step. What it sees becomes true only by a wish that goes through the decider.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
