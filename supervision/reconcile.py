@@ -18,14 +18,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from enjin import log
-from enjin.errors import EnjinError, InvariantError, StepFailed
+from enjin.errors import EnjinError, InvariantError, Refused, StepFailed
+from supervision.actions import Action, Pace, Trouble, generation_of, lanes_of
 
 Seen = TypeVar("Seen")
 
-LANES_MAX: Final = 16_384
+__all__ = ["Action", "NotConverged", "Pace", "Reconciler", "StepTimedOut", "Trouble", "lanes_of"]
 
 
 class NotConverged(StepFailed):
@@ -41,51 +42,6 @@ class StepTimedOut(StepFailed):
     code = "E-REC-002"
 
 
-class Action(NamedTuple):
-    """One idempotent thing to do.
-
-    Args:
-        target: What it acts on: the lane.
-        generation: Fences the step; a lane of a higher generation replaces one under way.
-        step: What to do, with every address, id and path in it; compared by value.
-        after: Targets whose lanes must be empty before this one starts.
-    """
-
-    target: str
-    generation: int
-    step: Any
-    after: tuple[str, ...] = ()
-
-
-class Pace(NamedTuple):
-    """How fast the loop goes, in seconds."""
-
-    tick_s: float = 1.0
-    gap_s: float = 0.005
-    concurrency: int = 8
-    observe_s: float = 10.0
-    apply_s: float = 60.0
-    backoff_s_min: float = 0.1
-    backoff_s_max: float = 10.0
-
-
-class Trouble(NamedTuple):
-    """A lane that failed: how often in a row, why, and when it is tried again, by the loop's clock.
-
-    ``held_until`` is later than ``retry_at`` where the same lane cannot do better: it waits for another plan.
-    """
-
-    lane: tuple[Action, ...]
-    failures: int
-    error: BaseException
-    retry_at: float
-    held_until: float
-
-    def bars(self, lane: tuple[Action, ...], now: float) -> bool:
-        """Return whether *lane* has to wait still."""
-        return now < (self.held_until if lane == self.lane else self.retry_at)
-
-
 class _Running:
     """A lane under way and what is left of it."""
 
@@ -93,16 +49,6 @@ class _Running:
         self.left = lane
         self.task: asyncio.Task[None] | None = None
         self.cancelled = False
-
-
-def lanes_of(actions: Sequence[Action]) -> dict[str, tuple[Action, ...]]:
-    """Return *actions* by target, each target's in the order of the plan."""
-    grouped: dict[str, list[Action]] = {}
-    for action in actions:
-        grouped.setdefault(action.target, []).append(action)
-    if len(grouped) > LANES_MAX:
-        raise InvariantError(f"a plan has {len(grouped)} targets")
-    return {target: tuple(lane) for target, lane in grouped.items()}
 
 
 class Reconciler(Generic[Seen]):
@@ -224,7 +170,7 @@ class Reconciler(Generic[Seen]):
         """Drop what is known of targets that need nothing any more, or need something else now."""
         for target, trouble in list(self._trouble.items()):
             lane = lanes.get(target)
-            over = target not in self._running if lane is None else _generation(lane) > _generation(trouble.lane)
+            over = target not in self._running if lane is None else generation_of(lane) > generation_of(trouble.lane)
             if over:
                 del self._trouble[target]
 
@@ -237,7 +183,7 @@ class Reconciler(Generic[Seen]):
             running.cancelled = True
             if running.task is not None:
                 running.task.cancel()
-            self._log.info("step.cancelled", target=target, generation=_generation(running.left))
+            self._log.info("step.cancelled", target=target, generation=generation_of(running.left))
 
     def _start(self, lanes: dict[str, tuple[Action, ...]]) -> None:
         now = asyncio.get_running_loop().time()
@@ -281,7 +227,7 @@ class Reconciler(Generic[Seen]):
         except InvariantError as error:
             self._defect = error
         except (EnjinError, OSError) as error:
-            self._failed(target, lane, error, hold=isinstance(error, EnjinError) and not error.retry)
+            self._failed(target, lane, error, hold=isinstance(error, Refused))
         except asyncio.CancelledError:
             if not running.cancelled:
                 raise
@@ -300,7 +246,7 @@ class Reconciler(Generic[Seen]):
         delay = min(self._pace.backoff_s_max, self._pace.backoff_s_min * 2 ** min(failures - 1, 30))
         held = now + (self._pace.backoff_s_max if hold else delay)
         self._trouble[target] = Trouble(lane, failures, error, now + delay, held)
-        self._log.warning("step.failed", target=target, generation=_generation(lane), error=error, failures=failures, retry_s=delay)
+        self._log.warning("step.failed", target=target, generation=generation_of(lane), error=error, failures=failures, retry_s=delay)
 
     async def _stop(self) -> None:
         tasks = [running.task for running in self._running.values() if running.task is not None]
@@ -311,7 +257,3 @@ class Reconciler(Generic[Seen]):
         if tasks:
             await asyncio.gather(*tasks, return_exceptions=True)
         self._running.clear()
-
-
-def _generation(lane: tuple[Action, ...]) -> int:
-    return max((action.generation for action in lane), default=0)
