@@ -33,7 +33,6 @@ QUERY_DEADLINE_S: Final = 10.0
 FIRST_WAIT_S: Final = 1.0
 WAIT_MAX_S: Final = 8.0
 WORDS: Final = frozenset({"reply", "seen"})
-_log = get("bus.caller")
 
 Follower = Callable[[Opened], Awaitable[None] | None]
 
@@ -57,7 +56,7 @@ class Caller:
         trust: What we believe.
         responder: The subject id that must have signed the answers.
         audience: Whom the requests are for: the responder, or its domain; the responder when empty.
-        ring: The ring of the channel.
+        ring: The ring of the channel, for the log.
     """
 
     def __init__(
@@ -70,14 +69,15 @@ class Caller:
         self.counters: collections.Counter[str] = collections.Counter()
         self._waiting: dict[str, list[_Request]] = {}
         self._started = False
+        self._log = get("bus.caller").bind(ring=ring)
         self._opening = Opening(
             trust=trust,
             channel=speaker.channel,
-            audiences=frozenset({speaker.issuer, speaker.channel}),
+            # Answers are for us, observations for the domain whose channel it is: ``ring1.<domain>``, or ``ring0``.
+            audiences=frozenset({speaker.issuer, speaker.channel.rpartition(".")[2]}),
             words=WORDS,
             clock=speaker.now,
             guard=ReplayGuard(0),
-            ring=ring,
         )
 
     async def start(self) -> None:
@@ -166,7 +166,7 @@ class Caller:
             self._refused(error, subject)
         except (Malformed, NotCanonical) as error:
             self.counters["canonical"] += 1
-            _log.warning("reply.refused", stage="canonical", code=error.code, subject=subject)
+            self._log.warning("reply.refused", stage="canonical", code=error.code, subject=subject)
 
     def _match(self, opened: Opened) -> None:
         """Give the answer to the request that it names. It is fresh because our request was."""
@@ -182,7 +182,7 @@ class Caller:
 
     def _refused(self, error: StageRefused, subject: str) -> None:
         self.counters[error.stage] += 1
-        _log.warning("reply.refused", stage=error.stage, code=error.code, subject=subject)
+        self._log.warning("reply.refused", stage=error.stage, code=error.code, subject=subject)
 
 
 def _jitter() -> float:

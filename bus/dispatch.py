@@ -110,7 +110,6 @@ class Dispatcher:
             words=WORDS,
             clock=speaker.now,
             guard=ReplayGuard(speaker.now()),
-            ring=place.ring,
         )
 
     async def serve(self, transport: Transport, connection: str = "bus") -> None:

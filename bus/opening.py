@@ -34,6 +34,7 @@ from bus.stages import (
 from enjin.errors import Invalid, Refused
 from enjin.host import clock as host_clock
 from enjin.names import BadId, RequestId, Subject
+from keys.grants import speaks_on
 from keys.signing import BadSignature, key_id, verify
 from keys.trust import Authority, TrustSet, UnknownKey
 
@@ -72,7 +73,6 @@ class Opening:
         words: First words of the subjects that it takes.
         clock: Its cloud time in microseconds.
         guard: Its memory of what was seen.
-        ring: Its ring. Whoever is of a ring above needs no word about this channel in its grant; the others do.
     """
 
     def __init__(
@@ -84,7 +84,6 @@ class Opening:
         words: frozenset[str],
         clock: Callable[[], int],
         guard: ReplayGuard,
-        ring: int = 0,
     ) -> None:
         self.trust = trust
         self.channel = channel
@@ -92,7 +91,6 @@ class Opening:
         self._words = words
         self._clock = clock
         self._guard = guard
-        self._ring = ring
         self._connections = Buckets(CONNECTION_PER_SECOND, CONNECTION_BURST)
         self._signers = Buckets(SIGNER_PER_SECOND, SIGNER_BURST)
 
@@ -176,7 +174,7 @@ class Opening:
         grant = authority.grant
         if grant.subject != statement.iss or key_id(bytes.fromhex(grant.keys.message)) != frame.key_id:
             raise NoGrant("the grant belongs to another signer")
-        if grant.ring >= self._ring and statement.channel not in grant.channels:
+        if not speaks_on(grant, statement.channel):
             raise NoGrant("the grant does not name this channel")
         return authority
 

@@ -33,7 +33,7 @@ from enjin.host import monotonic_s, random_bytes, write_atomic
 OUTBOX_MAX: Final = 10_000
 BATCH: Final = 256
 BATCHES_WAITING_MAX: Final = 64
-RECONNECT_MS: Final = 20
+RECONNECT_MS: Final = 50
 RECONNECT_MAX_MS: Final = 1000
 CONFIRM_AGAIN_S: Final = 0.5
 SUBSCRIBE_DEADLINE_S: Final = 10.0

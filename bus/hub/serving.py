@@ -146,9 +146,8 @@ class Hub:
             self.allowed.peek()
         allowed = key in self.allowed
         self.counters["enrolled" if allowed else "refused"] += 1
-        # Told 400, libzmq's client never tries again: until the trial is over, somebody who may be enrolled is told 300, "not now".
-        later = not self._admitting and key != self.trial_keys[1][0]
-        status = [b"200", b"", key, b""] if allowed else [b"300" if later else b"400", b"", b"", b""]
+        # 300, not 400: told 400, libzmq's client never connects again, and a key may be allowed a moment later.
+        status = [b"200", b"", key, b""] if allowed else [b"300", b"", b"", b""]
         self._zap.send_multipart([b"1.0", frames[1] if len(frames) > 1 else b"", *status])
 
     def _enrol(self, parts: list[Any]) -> None:
