@@ -212,7 +212,7 @@ def test_a_newer_generation_cancels_the_older() -> None:
         assert house.cancelled == ["a"]
         assert house.started == [("a", 1), ("a", 1), ("a", 2)]
 
-    run(main)
+    run(main, lambda: House(FAST._replace(apply_s=60.0)))
 
 
 def test_the_same_plan_again_leaves_what_is_under_way() -> None:
