@@ -19,7 +19,7 @@ from compartments.facts.releases import BuildEnded, BuildWanted, ReleaseBegun, R
 from compartments.rows import Endpoint
 from compartments.rows_apps import App, AppStrategy, Build, Health, Instance, Limits, Release, Rollout, Route
 from compartments.world import World
-from enjin.errors import Forbidden, Invalid, Refused
+from enjin.errors import Invalid, Refused
 from enjin.names import Digest, Name, shorten
 from ring1 import rollouts
 from ring1.allocation import NO_UID, UID_REST_US, Room
@@ -39,13 +39,6 @@ class NameTaken(Refused):
     code = "E-APP-004"
     http_status = 409
     remedy = "choose another name: `enjin push --app NAME`"
-
-
-class OverQuota(Forbidden):
-    """The domain has as much as the ring above allows."""
-
-    code = "E-APP-005"
-    remedy = "destroy or scale down apps, or ask for a larger quota"
 
 
 class ReservedName(Invalid):
@@ -143,7 +136,7 @@ def _create(name: str, compartment: str, strategy: AppStrategy, world: World, at
     count = sum(1 for app in world.all(App) if not app.destroyed)
     allowed = charter.quotas.apps if charter is not None else 0
     if count >= allowed:
-        raise OverQuota(f"this domain has {count} apps and may have {allowed}")
+        raise rollouts.OverQuota(f"this domain has {count} apps and may have {allowed}")
     yield AppCreated(
         app=name,
         compartment=compartment,

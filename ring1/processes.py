@@ -84,7 +84,7 @@ def scale(wish: Scale, world: World, at: Moment) -> Iterator[Fact]:
     """Add or drain instances of the live release, and of the one that is being rolled out.
 
     Raises:
-        UnknownApp, NothingLive, UnknownProcess, BadScale, OutOfRoom.
+        UnknownApp, NothingLive, UnknownProcess, BadScale, OverQuota, OutOfRoom.
     """
     app = find_app(world, wish.app, at.asker)
     rollout = world.get(Rollout, app.name)
@@ -106,6 +106,9 @@ def scale(wish: Scale, world: World, at: Moment) -> Iterator[Fact]:
     if target != app.scale:
         yield AppScaled(app=app.name, scale=target)
     room = rollouts.room_for(world, at)
+    if any(count > app.scale.get(process, process == rollouts.WEB) for process, count in wish.processes.items()):
+        newest = world.need(Release, app.name, serving[0][0])
+        rollouts.check_quota(world, app, sum(rollouts.desired(target, newest.processes).values()))
     for number, generation in serving:
         yield from _fit(world, app, world.need(Release, app.name, number), generation, target, room, at)
     yield from rollouts.end_task(world, at.request, "done", at, stage="scaled")

@@ -148,7 +148,7 @@ def built(wish: Built, world: World, at: Moment) -> Iterator[Fact]:
     new = rollouts.Next(release.number, wish.processes, app.settings, "push", release.request)
     try:
         facts = list(rollouts.begin(world, app, new, rollouts.room_for(world, at), at))
-    except OutOfRoom as error:
+    except (OutOfRoom, rollouts.OverQuota) as error:
         facts = [ReleaseFailed(app=app.name, number=release.number, stage="start", code=error.code, why=error.message)]
         facts += rollouts.end_task(world, release.request, "failed", at, stage="start", reason=f"{error.code}: {error.message}")
     yield from facts

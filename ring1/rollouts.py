@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from bus.messages import Fact, Moment
+from compartments.charter import Quotas
 from compartments.facts.apps import AgentBegun, TasksForgotten
 from compartments.facts.instances import InstanceBegun, InstancesChanged
 from compartments.facts.networks import AddressAssigned
@@ -22,7 +23,7 @@ from compartments.facts.releases import ReleaseLive, ReleasesPruned, ReleaseSupe
 from compartments.rows import Network, Task
 from compartments.rows_apps import Agent, App, Cause, Instance, InstanceWanted, Release, Rollout, Settings
 from compartments.world import World
-from enjin.errors import Conflict
+from enjin.errors import Conflict, Forbidden
 from ring1.allocation import NETWORK, NO_UID, Room, agent_uid
 from ring1.charter import in_force
 
@@ -37,6 +38,13 @@ class RollingOut(Conflict):
 
     code = "E-REL-002"
     remedy = "wait until it is live or has failed: `enjin app show APP`"
+
+
+class OverQuota(Forbidden):
+    """The domain has as much as the ring above allows."""
+
+    code = "E-APP-005"
+    remedy = "destroy or scale down apps, or ask for a larger quota"
 
 
 class Next(NamedTuple):
@@ -77,6 +85,7 @@ def begin(world: World, app: App, new: Next, room: Room, at: Moment) -> Iterator
 
     Raises:
         OutOfRoom: There is no free uid, port or address.
+        OverQuota: The domain would have more than it may.
     """
     yield from supersede(world, app, at)
     generation = app.last_generation + 1
@@ -91,9 +100,31 @@ def begin(world: World, app: App, new: Next, room: Room, at: Moment) -> Iterator
         ready_ms=app.health.ready_ms,
     )
     wanted = [(process, index) for process, count in desired(app.scale, new.processes).items() for index in range(1, count + 1)]
+    check_quota(world, app, len(wanted))
     yield from add_instances(world, app, new.release, generation, wanted, room, at)
     if not wanted:
         yield from go_live(world, app, new.release, generation, new.settings, new.request, at)
+
+
+def check_quota(world: World, app: App, count: int) -> None:
+    """Check that *app* may have *count* instances beside those of all other apps; what is about to go does not count.
+
+    Raises:
+        OverQuota: Their limits add up to more than the charter allows.
+    """
+    charter = in_force(world)
+    quotas = charter.quotas if charter is not None else Quotas()
+    newest: dict[str, int] = {}
+    others = [one for one in world.all(Instance) if one.wanted == "running" and one.app != app.name]
+    for one in others:
+        newest[one.app] = max(one.generation, newest.get(one.app, 0))
+    limits = [one.limits for one in others if one.generation == newest[one.app]] + [app.limits] * count
+    memory, processes = sum(one.memory_bytes for one in limits), sum(one.processes for one in limits)
+    if memory > quotas.memory_bytes or processes > quotas.processes:
+        raise OverQuota(
+            f"{count} instances of {app.name} would bring the domain to {memory >> 20} MiB and {processes} processes;"
+            f" it may have {quotas.memory_bytes >> 20} MiB and {quotas.processes}"
+        )
 
 
 def add_instances(

@@ -194,12 +194,31 @@ def test_a_compartments_tenant_sees_what_is_homed_in_it() -> None:
 
 def test_the_quota_of_apps_is_kept() -> None:
     """The domain has as many apps as its charter allows; destroyed ones do not count, pushed again ones neither."""
-    domain = Domain(make_charter(quotas=Quotas(apps=1)))
+    domain = Domain(make_charter(quotas=Quotas(memory_bytes=1 << 40, processes=1 << 20, apps=1)))
     domain.deployed("one")
-    refuse(domain, apps.Push(app=Name("two"), source=digest("x")), apps.OverQuota)
+    refuse(domain, apps.Push(app=Name("two"), source=digest("x")), rollouts.OverQuota)
     domain.deployed("one")
     domain.do(apps.Destroy(app=Name("one")))
     domain.deployed("two")
+
+
+@pytest.mark.parametrize(
+    "quotas", [Quotas(memory_bytes=3 << 29, processes=1 << 20, apps=9), Quotas(memory_bytes=1 << 40, processes=800, apps=9)]
+)
+def test_the_quota_of_memory_and_processes_is_kept(quotas: Quotas) -> None:
+    """Three instances fit, over all apps; a fourth is refused, scaling down and replacing what there is are not."""
+    domain = Domain(make_charter(quotas=Quotas(memory_bytes=memory_bytes, processes=count, apps=9)))
+    domain.deployed("one")
+    domain.do(processes.Scale(app=Name("one"), processes={"web": 2}))
+    domain.deployed("two")
+    refuse(domain, processes.Scale(app=Name("two"), processes={"web": 2}), rollouts.OverQuota)
+    domain.pushed("three")
+    domain.built("three", 1)
+    assert (domain.release("three", 1).state, domain.release("three", 1).code) == ("failed", "E-APP-005")
+    domain.deployed("one")
+    assert len(domain.instances("one")) == 2
+    domain.do(processes.Scale(app=Name("one"), processes={"web": 1}))
+    domain.do(processes.Scale(app=Name("two"), processes={"web": 2}))
 
 
 def test_nothing_is_decided_before_the_charter() -> None:

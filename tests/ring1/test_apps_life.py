@@ -35,7 +35,7 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         blocks = (Block(network="apps", ipv4="10.80.4.0/26", ipv6="fd00:4::/122"),)
-        self.domain = Domain(make_charter(blocks=blocks, quotas=Quotas(apps=2)))
+        self.domain = Domain(make_charter(blocks=blocks, quotas=Quotas(memory_bytes=1 << 40, processes=1 << 20, apps=2)))
         self.rack = Rack(self.domain)
         self.rack.lines = dict.fromkeys(NAMES, LINES)
         self.model: dict[str, dict[str, Any]] = {}
