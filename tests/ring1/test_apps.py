@@ -202,10 +202,8 @@ def test_the_quota_of_apps_is_kept() -> None:
     domain.deployed("two")
 
 
-@pytest.mark.parametrize(
-    "quotas", [Quotas(memory_bytes=3 << 29, processes=1 << 20, apps=9), Quotas(memory_bytes=1 << 40, processes=800, apps=9)]
-)
-def test_the_quota_of_memory_and_processes_is_kept(quotas: Quotas) -> None:
+@pytest.mark.parametrize(("memory_bytes", "count"), [(3 << 29, 1 << 20), (1 << 40, 800)])
+def test_the_quota_of_memory_and_processes_is_kept(memory_bytes: int, count: int) -> None:
     """Three instances fit, over all apps; a fourth is refused, scaling down and replacing what there is are not."""
     domain = Domain(make_charter(quotas=Quotas(memory_bytes=memory_bytes, processes=count, apps=9)))
     domain.deployed("one")
