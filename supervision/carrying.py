@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import msgspec
@@ -18,7 +18,7 @@ import msgspec
 from enjin.errors import CODES, EnjinError, StepFailed, code_of, from_reply
 from supervision import steps, trees
 from supervision.confinement import close_others, read_some
-from supervision.records import verify
+from supervision.records import NodeRecord, verify
 from supervision.workshop import Workshop
 
 ERRAND_S: Final = 300.0
@@ -110,12 +110,12 @@ async def replace_rules(shop: Workshop, step: steps.ReplaceRules) -> steps.Done:
     return steps.Done(changed=True)
 
 
-async def seal_tree(shop: Workshop, step: steps.SealTree) -> steps.Sealed:
-    """Seal a tree; refused while the node that wrote it runs."""
+async def seal_tree(shop: Workshop, step: steps.SealTree, quiet: Callable[[NodeRecord], Awaitable[None]]) -> steps.Sealed:
+    """Seal a tree; what still runs in the node that wrote it is ended first, but for its init, which answers for it."""
     if step.root == "nodes":
         record = shop.records.load(step.source.partition("/")[0])
-        if record is not None and verify(record.identity, shop.groups) != "gone":
-            raise steps.Busy(f"{record.spec.node} still runs and could change the tree", hint="stop it first")
+        if record is not None:
+            await quiet(record)
     root, target = shop.root(step.root), shop.root(step.target)
     owner = 0 if shop.config.privileged else None
     return await errand(

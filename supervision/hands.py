@@ -28,11 +28,11 @@ import msgspec
 from enjin import log
 from enjin.errors import ConfigError, EnjinError, StepFailed, code_of
 from supervision import carrying, steps
-from supervision.driver import Driver
 from supervision.jail import Jail
 from supervision.process import Process
 from supervision.records import NodeRecord
 from supervision.settings import Config, read_config
+from supervision.strategy import Strategy
 from supervision.user import User
 from supervision.workshop import Workshop
 
@@ -47,7 +47,7 @@ class Hands:
 
     def __init__(self, config: Config, channel: socket.socket) -> None:
         self.shop: Final = Workshop(config, self.say)
-        self.drivers: Final[dict[str, Driver]] = {d.NAME: d for d in (Jail(self.shop), User(self.shop), Process(self.shop))}
+        self.drivers: Final[dict[str, Strategy]] = {d.NAME: d for d in (Jail(self.shop), User(self.shop), Process(self.shop))}
         self._channel = channel
         self._out: deque[bytes] = deque(maxlen=QUEUE)
         self._locks: dict[str, asyncio.Lock] = {}
@@ -149,7 +149,7 @@ class Hands:
         async with lock:
             return await function(self, step, descriptors)
 
-    def driver_of(self, node: str) -> tuple[Driver, NodeRecord]:
+    def driver_of(self, node: str) -> tuple[Strategy, NodeRecord]:
         """Return the strategy that runs *node*, and its record.
 
         Raises:
@@ -202,6 +202,13 @@ class Hands:
         await driver.destroy(step.node, step.keep_state)
         self._locks.pop(step.node, None)
         return steps.Done(changed=True)
+
+    async def seal(self, step: steps.SealTree, _: list[int]) -> steps.Sealed:
+        async def quiet(record: NodeRecord) -> None:
+            async with self._locks.setdefault(record.spec.node, asyncio.Lock()):
+                await self.drivers[record.spec.strategy].quiet(record)
+
+        return await carrying.seal_tree(self.shop, step, quiet)
 
     async def _sweep(self, step: steps.DestroyNode) -> bool:
         """Remove what a node without a record may have left; return whether there was anything."""
@@ -258,7 +265,7 @@ TABLE: Final[dict[type, Callable[[Hands, Any, list[int]], Awaitable[msgspec.Stru
     steps.EnsureFabric: lambda hands, step, _: carrying.ensure_fabric(hands.shop, step),
     steps.RemoveFabric: lambda hands, step, _: carrying.remove_fabric(hands.shop, step),
     steps.ReplaceRules: lambda hands, step, _: carrying.replace_rules(hands.shop, step),
-    steps.SealTree: lambda hands, step, _: carrying.seal_tree(hands.shop, step),
+    steps.SealTree: Hands.seal,
     steps.RemoveTree: lambda hands, step, _: carrying.remove_tree(hands.shop, step),
     steps.GiveListeners: lambda hands, step, descriptors: carrying.give_listeners(hands.shop, step, descriptors),
     steps.Probe: _probe,
@@ -276,10 +283,10 @@ def main() -> int:
         os.umask(0o022)
         channel = socket.socket(fileno=options.channel)
         channel.set_inheritable(False)
+        asyncio.run(_main(config, channel))
     except (ConfigError, OSError) as error:
         print(f"hands: {error}", file=sys.stderr)
         return 2
-    asyncio.run(_main(config, channel))
     return 0
 
 

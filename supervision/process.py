@@ -73,7 +73,7 @@ class Process(Strategy):
         """Kill init, what descends from it, and whatever bears the node's mark, until nothing does."""
         end = monotonic_s() + END_S
         while True:
-            left = self._processes(record)
+            left = self.processes(record)
             for pid in left:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
@@ -83,7 +83,7 @@ class Process(Strategy):
                 raise NodeFailed(f"processes of {record.spec.node} do not end", pids=sorted(left)[:10])
             await asyncio.sleep(0.005)
 
-    def _processes(self, record: NodeRecord) -> set[int]:
+    def processes(self, record: NodeRecord) -> set[int]:
         found: set[int] = set()
         if record.identity is not None and (descriptor := hold(record.identity, None)) is not None:
             os.close(descriptor)

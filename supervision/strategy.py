@@ -20,19 +20,22 @@ import shutil
 import signal
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from enjin.errors import EnjinError
-from supervision import outgoing, quota
+from enjin.host import monotonic_s
+from supervision import links, outgoing, quota
 from supervision.driver import Capabilities
-from supervision.records import Identity, NodeRecord, identify, send, verify
-from supervision.steps import NetworkFailed, NodeFailed, NodeSpec, NoSuchNode, Running, Stale, Verdict
+from supervision.gathering import gather, parent_of
+from supervision.records import Identity, NodeRecord, send, verify
+from supervision.steps import Busy, NodeFailed, NodeSpec, NoSuchNode, Running, Stale, Verdict
 from supervision.workshop import Workshop
 
 START_S: Final = 20.0
 REPLACED_GRACE_S: Final = 5.0
+QUIET_S: Final = 5.0
 
 
 class Launched(NamedTuple):
@@ -123,17 +126,17 @@ class Strategy(abc.ABC):
         """Put back what of a running node someone removed."""
         spec, groups = record.spec, self.shop.groups
         if groups is not None and record.identity is not None and verify(record.identity, groups) == "displaced":
-            record = await self._gather(record)
+            record = await gather(self.shop, record)
         if spec.interface is not None and self.inside(record):
-            await self.attach(spec, self.inside(record))
+            await links.attach(self.shop, spec, self.inside(record))
         if spec.outgoing and not self._way_out(record):
             record = await self._reopen(record)
         return self.running(record, ())
 
     async def inspect(self, node: str) -> Running | None:
-        """Say what is there of *node*."""
+        """Say what is there of *node*; None while it is still being made."""
         record = self.shop.records.load(node)
-        if record is None:
+        if record is None or record.phase == "starting":
             return None
         lost = await self.missing(record) if record.phase == "running" else []
         return self.running(record, tuple(lost))
@@ -179,6 +182,31 @@ class Strategy(abc.ABC):
         if record.spec.limits.disk_bytes:
             self.shop.background(quota.keep(self.shop, record))
 
+    async def quiet(self, record: NodeRecord) -> None:
+        """End every process of the node but its init (with its monitor) and its helpers.
+
+        Raises:
+            Busy: Its init starts others again and again.
+        """
+        identity = record.identity
+        if identity is None or verify(identity, self.shop.groups) == "gone":
+            return
+        stay = {identity.pid, parent_of(identity.pid), *(helper.pid for helper in record.helpers.values())}
+        end, calm = monotonic_s() + QUIET_S, 0
+        while calm < 2:
+            left = self.processes(record) - stay
+            calm = 0 if left else calm + 1
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if monotonic_s() > end:
+                raise Busy(f"{record.spec.node} still runs processes that start again", hint="stop it first")
+            await asyncio.sleep(0.002)
+
+    def processes(self, record: NodeRecord) -> set[int]:
+        """Return the pids of the node's processes."""
+        return set() if self.shop.groups is None else {p for p in self.shop.groups.processes(record.spec.node) if parent_of(p)}
+
     # -- parts -----------------------------------------------------------------------------------------
 
     async def clear(self, record: NodeRecord) -> None:
@@ -187,9 +215,7 @@ class Strategy(abc.ABC):
         for helper in record.helpers.values():
             send(helper, self.shop.groups, signal.SIGKILL)
         await self.finish(record)
-        if spec.interface is not None:
-            with contextlib.suppress(NetworkFailed):
-                await self.shop.worker.call("link.detach", netns=self.fabric(spec), port=self.port(spec))
+        await links.detach(self.shop, spec)
         with contextlib.suppress(FileNotFoundError):
             (self.shop.home / self.shop.control_path(spec)).unlink()
 
@@ -220,36 +246,10 @@ class Strategy(abc.ABC):
                 lost.append("cgroup:process")
         interface = record.spec.interface
         if interface is not None and self.inside(record):
-            lost += await self.shop.worker.call("link.missing", **self._link(record.spec, self.inside(record), inspect=True))
+            lost += await links.missing(self.shop, record.spec, self.inside(record))
         if record.spec.outgoing and not self._way_out(record):
             lost.append("outgoing")
         return lost
-
-    def fabric(self, spec: NodeSpec) -> str:
-        """Return the name of the namespace that holds the fabric: our own ("") inside a jail, else the cloud's."""
-        return "" if self.shop.own_network else f"enjin-{self.shop.config.tag}"
-
-    def port(self, spec: NodeSpec) -> str:
-        """Return the name of the fabric's end of the node's link."""
-        if spec.interface is not None and spec.interface.port:
-            return spec.interface.port
-        digits = spec.node.rpartition("-")[2]
-        return f"p{digits[:14]}" if self.shop.own_network else f"enj{self.shop.config.tag}{digits[:6]}"
-
-    def _link(self, spec: NodeSpec, inside: str, inspect: bool = False) -> dict[str, Any]:
-        interface = spec.interface
-        if interface is None:
-            raise NodeFailed(f"{spec.node} has no interface")
-        common: dict[str, Any] = {
-            "netns": self.fabric(spec), "inside": inside, "bridge": interface.bridge, "port": self.port(spec), "name": interface.name,
-            "addresses": interface.addresses, "gateway": interface.gateway,
-        }  # fmt: skip
-        return common if inspect else {**common, "isolated": interface.isolated}
-
-    async def attach(self, spec: NodeSpec, inside: str) -> list[str]:
-        """Make or mend the node's link; return what had to be made."""
-        made: list[str] = await self.shop.worker.call("link.attach", **self._link(spec, inside))
-        return made
 
     def _way_out(self, record: NodeRecord) -> bool:
         return verify(record.helpers.get(outgoing.NAME), self.shop.groups) == "ours"
@@ -261,39 +261,3 @@ class Strategy(abc.ABC):
         record = msgspec.structs.replace(record, helpers={**record.helpers, outgoing.NAME: helper})
         self.shop.records.save(record)
         return record
-
-    async def _gather(self, record: NodeRecord) -> NodeRecord:
-        """Make lost control groups anew and move the node's processes back into them."""
-        groups, identity, spec = self.shop.groups, record.identity, record.spec
-        if groups is None or identity is None:
-            return record
-        groups.create(spec.node, spec.limits, spec.range if spec.purpose == "ring1" else None)
-        members = {identity.pid, *groups.processes(spec.node), *_namespace_mates(identity.pid)}
-        try:
-            for pid in sorted(members):
-                with contextlib.suppress(ProcessLookupError):
-                    groups.attach(spec.node, pid, spec.purpose == "ring1")
-        except OSError as error:
-            raise NodeFailed(f"processes of {spec.node} cannot be moved back into their control groups: {error.strerror}") from error
-        again = identify(identity.pid, groups)
-        record = msgspec.structs.replace(record, identity=again)
-        self.shop.records.save(record)
-        return record
-
-
-def _namespace_mates(pid: int) -> set[int]:
-    """Return the processes in the pid namespace of *pid* and below it, where that is not our own."""
-    own = os.readlink("/proc/self/ns/pid")
-    try:
-        theirs = os.readlink(f"/proc/{pid}/ns/pid")
-    except OSError:
-        return set()
-    if theirs == own:
-        return set()
-    found = set()
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError):
-                if os.readlink(f"/proc/{name}/ns/pid") == theirs:
-                    found.add(int(name))
-    return found

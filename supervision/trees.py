@@ -65,8 +65,8 @@ def seal(root: Path, source: str, releases: Path, limit_bytes: int, limit_entrie
         os.close(tree)
     name = digest.hexdigest()
     target = releases / name
-    releases.mkdir(mode=0o711, parents=True, exist_ok=True)
-    releases.chmod(0o711)
+    releases.mkdir(mode=0o755, parents=True, exist_ok=True)
+    releases.chmod(0o755)  # the names are digests; the daemon lists them
     if target.exists():
         remove(root, source)
     else:

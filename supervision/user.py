@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from supervision import kernel, landlock, plain, seccomp
+from supervision import kernel, landlock, links, plain, seccomp
 from supervision.confinement import Child, Held, become
 from supervision.driver import Capabilities
 from supervision.jail import files
@@ -65,7 +65,7 @@ class User(Strategy):
             await child.said(START_S)
             inside = f"/proc/{child.pid}/ns/net"
             if spec.interface is not None:
-                await self.attach(spec, inside)
+                await links.attach(self.shop, spec, inside)
             else:
                 await shop.worker.call("loopback.up", inside=inside)
             child.go()

@@ -15,7 +15,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from supervision import kernel, outgoing
+from supervision import kernel, links, outgoing
 from supervision.briefing import init_spec, tell_init
 from supervision.confinement import Child, Held, become, execute, fork_held, read_some, set_limits
 from supervision.driver import Capabilities
@@ -108,7 +108,7 @@ class Jail(Strategy):
         pid = int((await child.said(START_S)).removeprefix("pid "))
         inside = f"/proc/{pid}/ns/net"
         if spec.interface is not None:
-            await self.attach(spec, inside)
+            await links.attach(self.shop, spec, inside)
         else:
             await self.shop.worker.call("loopback.up", inside=inside)
         helpers = {outgoing.NAME: await outgoing.open_way(self.shop, spec, pid)} if spec.outgoing else {}
@@ -169,7 +169,7 @@ async def _settle(strategy: Strategy, spec: NodeSpec, child: Child, information:
     os.set_blocking(information, False)
     if groups is not None and spec.interface is not None:
         await child.said(START_S)
-        await strategy.attach(spec, f"/proc/{child.pid}/ns/net")
+        await links.attach(strategy.shop, spec, f"/proc/{child.pid}/ns/net")
     said = b""
     while not said.rstrip().endswith(b"}"):
         part = await read_some(information, START_S, "bubblewrap says nothing")

@@ -273,6 +273,27 @@ def test_listeners_are_taken_from_the_own_init(runtime: Path) -> None:
             init.wait()
 
 
+def test_a_directory_that_others_can_change_is_refused(runtime: Path) -> None:
+    """Hands does not start where somebody else could lead what it writes elsewhere: a foreign owner, a link, a writable directory."""
+    for spoil in (
+        lambda path: (path.mkdir(), os.chown(path, 65_534, 65_534)),
+        lambda path: path.symlink_to("/var/tmp"),
+        lambda path: (path.mkdir(), path.chmod(0o777)),
+    ):
+        with temporary_home() as folder:
+            home = folder / "h"
+            home.mkdir()
+            spoil(home / "hands")
+            one = Rig(home, runtime)
+            try:
+                one.start()
+                assert one.process is not None
+                assert one.process.wait(DEADLINE_S) == 2
+                assert "only hands' own user can change" in one.said()
+            finally:
+                one.clean()
+
+
 def test_hands_stays_small(hands: Rig) -> None:
     """Hands keeps below its 45 MB of proportional memory; the network library lives in its worker."""
     spec = app_spec(hands, 69, services=(sleeper(),))

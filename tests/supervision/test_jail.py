@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from supervision import steps
+from supervision.cgroups import Groups
 from tests.supervision.rig import FIRST_UID, Failed, Rig, Ring1, alive, app_spec, ask_init, node_name, run_inside, sleeper, wait_until
 
 
@@ -149,6 +150,37 @@ def test_a_build_cannot_fill_the_disk(hands: Rig) -> None:
         assert hands.event(spec.node)["status"] == -9
     finally:
         hands.do(steps.DestroyNode(node=spec.node))
+
+
+def test_sealing_ends_who_could_still_write(hands: Rig) -> None:
+    """What a build left running is ended before its tree is sealed; its init goes on to answer for it; the release does not change."""
+    node = "node-0123456789abcdef"
+    out = steps.Mount(root="nodes", source=f"{node}/out", target="/out", writable=True)
+    running = hands.do(steps.StartNode(spec=app_spec(hands, 35, purpose="build", interface=None, mounts=(out,), node=node)))
+    code = """
+import json, os, time
+os.mkdir('/out/tree')
+open('/out/tree/file', 'w').write('built')
+if os.fork() == 0:
+    os.setsid()
+    kept = open('/out/tree/file', 'w')
+    while True:
+        kept.write('changed'); kept.flush(); kept.seek(0); time.sleep(0.001)
+time.sleep(0.05)
+print(json.dumps(True))"""
+    try:
+        run_inside(hands, running, code)
+        sealed = hands.do(steps.SealTree(root="nodes", source=f"{node}/out/tree"))
+        release = hands.home / "releases" / sealed["path"]
+        assert sealed["entries"] == 1
+        assert hands.do(steps.InspectNode(node=node))["pid"] == running["pid"]
+        assert ask_init(hands.home / running["control"], {"op": "list"})[0]["services"]
+        assert len(Groups(hands.tag).processes(node)) == 2
+        assert (release / "file").stat().st_mode & 0o777 == 0o444
+        assert not (hands.home / "nodes" / node / "out" / "tree").exists()
+    finally:
+        hands.do(steps.DestroyNode(node=node))
+    hands.do(steps.RemoveTree(root="releases", path=sealed["path"]))
 
 
 def test_a_foreign_writable_mount_is_refused(hands: Rig) -> None:
