@@ -23,7 +23,7 @@ from typing import Any, Final
 import zmq
 from zmq.utils import z85
 
-from bus.hub.serving import CONFIRM, HANDSHAKE_MS, HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS, HIGH_WATER, MESSAGE_MAX_BYTES
+from bus.hub.serving import CONFIRM, HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS, HIGH_WATER, MESSAGE_MAX_BYTES
 from bus.hub.settings import PUBLISH_SUFFIX, check_libzmq
 from bus.transport import FRAME_MAX_BYTES, Deliveries, Handler, TransportClosed, TransportFull, check_prefix, check_publish
 from enjin.canonical import canonical
@@ -33,6 +33,7 @@ from enjin.host import monotonic_s, random_bytes, write_atomic
 OUTBOX_MAX: Final = 10_000
 BATCH: Final = 256
 BATCHES_WAITING_MAX: Final = 64
+HANDSHAKE_MS: Final = 1000  # who is refused hears nothing; after this it tries again
 RECONNECT_MS: Final = 50
 RECONNECT_MAX_MS: Final = 1000
 CONFIRM_AGAIN_S: Final = 0.5

@@ -29,6 +29,7 @@ HEARTBEAT_TIMEOUT_MS: Final = 6000
 HIGH_WATER: Final = 20_000
 BACKLOG: Final = 256
 BATCH: Final = 256
+EARLY_MAX: Final = 1024
 PER_KEY_PER_SECOND: Final = 20_000
 _SUBJECT: Final = re.compile(rb"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
@@ -72,6 +73,7 @@ class Hub:
         self.allowed = AllowedKeys(config.keys)
         self.counters = dict.fromkeys(("passed", "dropped", "slowed", "refused", "enrolled", "revoked", "confirmed"), 0)
         self._admitting = False
+        self._early: list[tuple[list[bytes], bytes]] = []
         self._rate = Buckets(PER_KEY_PER_SECOND, 2 * PER_KEY_PER_SECOND, KEYS_MAX)
         self.endpoints = (config.endpoint, config.endpoint + PUBLISH_SUFFIX)
         given = (config.pull_fd, config.publish_fd)
@@ -79,7 +81,7 @@ class Hub:
             socket.socket(fileno=fd) if fd >= 0 else listen(path, config.mode) for path, fd in zip(self.endpoints, given, strict=True)
         ]
         self.context: zmq.Context[Any] = zmq.Context(io_threads=1)
-        self._zap = self.context.socket(zmq.REP)
+        self._zap = self.context.socket(zmq.ROUTER)
         self._zap.linger = 0
         self._zap.bind(ZAP_ENDPOINT)
         self._poller = zmq.Poller()
@@ -111,6 +113,9 @@ class Hub:
         """Allow the keys of the key file from now on."""
         self._admitting = True
         self.allowed.refresh(monotonic_s(), force=True)
+        early, self._early = self._early, []
+        for frames, key in early:
+            self._answer(frames, key)
 
     def step(self, timeout_ms: int) -> None:
         """Wait for at most *timeout_ms* and handle what is there: newcomers, then subscriptions, then messages."""
@@ -137,18 +142,26 @@ class Hub:
             handle(parts)
 
     def _authenticate(self, parts: list[Any]) -> None:
-        """Answer one ZAP request. Source: ZeroMQ RFC 27."""
+        """Take one ZAP request. Whoever comes before ``admit`` waits for it, but for the trial's own keys. Source: ZeroMQ RFC 27."""
         frames = [part.bytes for part in parts]
-        well_formed = len(frames) == 7 and frames[2] == ZAP_DOMAIN and frames[5] == b"CURVE" and len(frames[6]) == 32
-        key = z85.encode(frames[6]) if well_formed else b""
+        well_formed = len(frames) == 9 and frames[4] == ZAP_DOMAIN and frames[7] == b"CURVE" and len(frames[8]) == 32
+        key = z85.encode(frames[8]) if well_formed else b""
+        if not self._admitting and well_formed and all(key != pair[0] for pair in self.trial_keys) and len(self._early) < EARLY_MAX:
+            self._early.append((frames, key))
+        else:
+            self._answer(frames, key)
+
+    def _answer(self, frames: list[bytes], key: bytes) -> None:
         if self._admitting:
             # No cut here: a socket must not be replaced while its own request is being answered; the next step does it.
             self.allowed.peek()
         allowed = key in self.allowed
         self.counters["enrolled" if allowed else "refused"] += 1
-        # 300, not 400: told 400, libzmq's client never connects again, and a key may be allowed a moment later.
-        status = [b"200", b"", key, b""] if allowed else [b"300", b"", b"", b""]
-        self._zap.send_multipart([b"1.0", frames[1] if len(frames) > 1 else b"", *status])
+        # 300, not 400: told 400, libzmq's client never connects again, and a key may be allowed a moment later. The
+        # trial's stranger is told 400, which it hears at once; after 300 it would wait until its handshake times out.
+        refusal = b"400" if key == self.trial_keys[1][0] else b"300"
+        status = [b"200", b"", key, b""] if allowed else [refusal, b"", b"", b""]
+        self._zap.send_multipart([*frames[:2], b"1.0", frames[3] if len(frames) > 3 else b"", *status])
 
     def _enrol(self, parts: list[Any]) -> None:
         """Take or drop one subscription; confirm it when it asks for that."""
@@ -202,7 +215,7 @@ class Hub:
             listener.close()
             with contextlib.suppress(OSError):
                 os.unlink(path)
-        self.context.term()
+        self.context.destroy(0)
 
 
 def _user(part: Any) -> bytes:

@@ -46,6 +46,7 @@ def try_strangers(hub: Hub) -> None:
         hub.allowed.extra = frozenset()
         for knock in knocks:
             knock.socket.disable_monitor()
+            knock.monitor.close(0)
             knock.socket.close(0)
     hub.counters.update(dict.fromkeys(hub.counters, 0))
 

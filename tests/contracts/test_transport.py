@@ -92,7 +92,7 @@ async def test_both_ends_speak_and_hear(pair: Pair) -> None:
         await one.subscribe("reply", lambda _subject, frame: heard.append(frame))
         await one.publish("query.x", b"abc")
         await until(lambda: heard, "the answer")
-        assert [b"cba"] == heard
+        assert heard == [b"cba"]
 
 
 @asynchronous
@@ -107,7 +107,7 @@ async def test_a_prefix_matches_whole_words(pair: Pair) -> None:
         for subject in subjects:
             await one.publish(subject, b"")
         await until(lambda: "end" in everything, "the last message")
-        assert ["seen.app", "seen.app.x"] == words
+        assert words == ["seen.app", "seen.app.x"]
         assert subjects == everything
 
 
@@ -125,23 +125,24 @@ async def test_the_largest_frame_passes_and_one_byte_more_is_refused(pair: Pair)
         assert largest == heard[0]
 
 
-@pytest.mark.parametrize("subject", ["", "a..b", ".a", "a.", "A", "a b", "a/b", "ä", "a*", "a.>", "a\0", "a\n", "x" * 129, "a." * 64 + "b"])
+BAD_SUBJECTS = ("", "a..b", ".a", "a.", "A", "a b", "a/b", "ä", "a*", "a.>", "a\0", "a\n", "x" * 129, "a." * 64 + "b")
+
+
 @asynchronous
-async def test_a_bad_subject_is_refused_at_both_doors(pair: Pair, subject: str) -> None:
+async def test_a_bad_subject_is_refused_at_both_doors(pair: Pair) -> None:
     """A subject is 1 to 128 bytes of words; anything else is refused before it is sent, and cannot be subscribed to."""
-    if len(subject) == 129 and subject.startswith("x"):
-        assert len("x" * 128) == 128  # the longest one that is allowed is sent below
     async with pair() as (one, other):
         heard: list[str] = []
         await other.subscribe("", lambda name, _frame: heard.append(name))
-        with pytest.raises(BadId):
-            await one.publish(subject, b"")
-        if subject:
+        for subject in BAD_SUBJECTS:
             with pytest.raises(BadId):
-                await other.subscribe(subject, lambda _name, _frame: None)
+                await one.publish(subject, b"")
+            if subject:
+                with pytest.raises(BadId):
+                    await other.subscribe(subject, lambda _name, _frame: None)
         await one.publish("x" * 128, b"")
         await until(lambda: heard, "the valid twin")
-        assert ["x" * 128] == heard
+        assert heard == ["x" * 128]
 
 
 @asynchronous
@@ -183,7 +184,7 @@ async def test_a_slow_handler_delays_nobody(pair: Pair) -> None:
         await until(lambda: heard, "the second message")
         gate.set()
         await until(lambda: len(heard) == 2, "the first message")
-        assert [b"second", b"first"] == heard
+        assert heard == [b"second", b"first"]
 
 
 @asynchronous
@@ -201,7 +202,7 @@ async def test_a_closed_transport_says_so(pair: Pair) -> None:
         with contextlib.suppress(TransportClosed):  # a pipe's other end may notice at once
             await one.publish("a", b"after")
         await one.close()
-        assert [b"before"] == heard
+        assert heard == [b"before"]
 
 
 @asynchronous
@@ -222,4 +223,4 @@ async def test_handlers_in_flight_are_cancelled_by_close(pair: Pair) -> None:
         await one.publish("a", b"")
         await asyncio.wait_for(started.wait(), 10)
         await asyncio.wait_for(other.close(), 10)
-        assert ["cancelled"] == ended
+        assert ended == ["cancelled"]
