@@ -71,11 +71,12 @@ class Permission:
     def touched(self, row: Rule | Question, message: Any, opened: Opened, asker: Asker) -> str:
         """Return the path of the compartment that *message* touches.
 
-        Where *row* names none, a command touches the whole domain and a query what the asker may see: its answer is
+        Where *row* names none, or there is no such thing, a command touches the whole domain and a query what the asker may see: its answer is
         made for the asker. Raises: whatever the row's ``compartment`` refuses with, such as NotFound.
         """
-        if row.compartment is not None:
-            return self._locate(row.compartment(message, self._world()))
+        name = row.compartment(message, self._world()) if row.compartment is not None else ""
+        if name:
+            return self._locate(name)
         return self._place.path if isinstance(row, Rule) else self.bound(opened, asker)
 
     def check(self, opened: Opened, asker: Asker, allow: Role, touched: str) -> None:
@@ -86,7 +87,8 @@ class Permission:
             raise NotAllowed(f"the grant does not cover {opened.kind} on {touched}")
         bound = self.bound(opened, asker)
         if not bound or not within_path(touched, bound):
-            raise NotAllowed(f"{touched} lies outside {bound or 'nothing'}, which is what you may touch")
+            # Not where it lies: that would tell a stranger which names exist.
+            raise NotAllowed(f"{opened.kind} on that lies outside {bound or 'nothing'}, which is what you may touch")
 
     def bound(self, opened: Opened, asker: Asker) -> str:
         """Return the path within which *asker* may touch anything; an operator's account without one has the whole domain."""

@@ -119,6 +119,7 @@ def services(jail: bool, home: str, runtime: str, node: str) -> tuple[Service, .
             fds={"3": "channel:hands:1", "4": f"listener:identity-{node}"},
             uid=daemon,
             gid=daemon,
+            groups=(ROUTER_UID,) if jail else (),
         ),
     )
 

@@ -107,6 +107,7 @@ def directories(jail: bool, home: str) -> tuple[Service, ...]:
     daemon = ("-o", str(DAEMON_UID), "-g", str(DAEMON_UID))
     return (
         Service(name="directories", argv=(*make, "0711", *daemon, *owned), restart="never", uid=0),
+        Service(name="releases-directory", argv=(*make, "0755", f"{home}/releases"), restart="never", uid=0),
         Service(
             name="router-directory",
             argv=(*make, "0770", "-o", str(DAEMON_UID), "-g", str(ROUTER_UID), f"{home}/router"),

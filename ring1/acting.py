@@ -31,7 +31,7 @@ from ring1.specs import NODES, Ground
 from supervision import instances
 from supervision.hands_link import HandsLink, NodeExited
 from supervision.reconcile import Action, Pace, Reconciler
-from supervision.steps import Done, EnsureFabric, InspectAll, RemoveTree, Running, Sealed, SealTree, StartNode
+from supervision.steps import Done, EnsureFabric, InspectAll, RemoveTree, Running, Sealed, SealTree, StartNode, StopNode
 from supervision.steps import Seen as SeenNodes
 
 PACE: Final = Pace(tick_s=1.0, gap_s=0.003, concurrency=8, apply_s=120.0)
@@ -94,7 +94,7 @@ class Acting:
         found = (await self._hands.step(InspectAll(), SeenNodes)).nodes
         self._nodes = {node.node: node for node in found}
         world = self._domain.world
-        self._builds.watch({node.node: node.control for node in found if world.get(Build, node.node) is not None and node.control})
+        self._builds.watch({node.node: node.control for node in found if world.get(Build, node.node) is not None})
         routes = None
         with contextlib.suppress(StepFailed):
             routes = await self._router.observe()
@@ -183,9 +183,11 @@ class Acting:
     async def _collect(self, step: steps.CollectBuild) -> None:
         """Seal what a build made and say so; or say why it made nothing."""
         node = self._nodes.get(step.node)
-        if node is None or not node.control:
+        if node is None:
             raise StepFailed(f"the node of build {step.node} is gone")
-        report, tail = await self._builds.read(self._home / node.control)
+        report, tail = await self._builds.read(step.node, node.control)
+        if node.state == "running":
+            await self._hands.step(StopNode(node=step.node, grace_ms=0), Done)
         if step.status != 0 or not report.processes:
             text = "\n".join([*tail[-WHY_LINES:], *([report.message] if report.message and report.message not in tail else [])])
             code = report.code or BuildFailed.code

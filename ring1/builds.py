@@ -42,16 +42,18 @@ class Builds:
         self._home, self._changed = home, changed
         self._log = log.get("builds")
         self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._reports: dict[str, tuple[Report, list[str]]] = {}
         self.statuses: dict[str, int] = {}
 
     def watch(self, nodes: dict[str, str]) -> None:
-        """Watch exactly these build nodes: node -> path of its init's socket below home."""
-        for node in list(self._watchers):
-            if node not in nodes:
+        """Watch exactly these build nodes: node -> path of its init's socket below home, empty when it runs no more."""
+        for node in {*self._watchers, *self._reports} - nodes.keys():
+            if node in self._watchers:
                 self._watchers.pop(node).cancel()
-                self.statuses.pop(node, None)
+            self.statuses.pop(node, None)
+            self._reports.pop(node, None)
         for node, control in nodes.items():
-            if node not in self._watchers:
+            if control and node not in self._watchers:
                 self._watchers[node] = asyncio.get_running_loop().create_task(self._follow(node, self._home / control))
 
     async def _follow(self, node: str, control: Path) -> None:
@@ -73,8 +75,17 @@ class Builds:
         self.statuses[node] = status
         self._changed()
 
-    async def read(self, control: Path) -> tuple[Report, list[str]]:
-        """Return what the builder reported and the last lines of what the build wrote. Raises: InitGone."""
+    async def read(self, node: str, control: str) -> tuple[Report, list[str]]:
+        """Return what the builder of *node* reported and the last lines of what the build wrote, also after the node has ended.
+
+        Raises:
+            InitGone: The node's init ended before anything was read.
+        """
+        if node not in self._reports:
+            self._reports[node] = await self._read(self._home / control)
+        return self._reports[node]
+
+    async def _read(self, control: Path) -> tuple[Report, list[str]]:
         lines: list[str] = []
         async with await InitLink.connect(control) as init:
             after = 0

@@ -83,6 +83,7 @@ def wanted_agents(world: World) -> list[Agent]:
 def wanted_routes(world: World) -> tuple[routing.Route, ...]:
     """Return every app's route: its hosts, and those of its web instances that were ready once and are not given up.
 
+    A roll-out whose instances are all ready takes the route before it is said to be live: whoever hears "live" finds it so.
     A process that ended and is being started again stays in the route: the router's own checks bridge that moment.
     """
     routes = []
@@ -90,7 +91,11 @@ def wanted_routes(world: World) -> tuple[routing.Route, ...]:
         hosts = tuple(route.host for route in world.find(RouteRow, app=app.name))
         if app.destroyed or not hosts:
             continue
-        serving = rollouts.running(world, app.name, app.generation) if app.live else []
+        rollout = world.get(Rollout, app.name)
+        if rollout is not None and not _waiting(world, rollout):
+            serving = rollouts.running(world, app.name, rollout.generation)
+        else:
+            serving = rollouts.running(world, app.name, app.generation) if app.live else []
         servers = [
             Server(name=one.id, address=one.ipv4, port=one.port)
             for one in serving
@@ -107,7 +112,7 @@ def plan(world: World, seen: Seen, ground: Ground) -> list[Action]:
         *_agents(world, seen),
         *_instances(world, seen, ground),
         *_routes(world, seen, ground),
-        *_rollouts(world, seen),
+        *_rollouts(world, seen, ground),
         *_builds(world, seen, ground),
         *_strays(world, seen),
         *_trees(world, seen),
@@ -211,21 +216,28 @@ def _end(world: World, seen: Seen, one: Instance) -> Iterator[Action]:
 
 
 def _routes(world: World, seen: Seen, ground: Ground) -> Iterator[Action]:
-    if seen.routes is None:
-        return
-    routes = wanted_routes(world)
-    if routing.changes(routing.place(routes, seen.routes), seen.routes, ground.map_path):
-        yield Action(ROUTER, 1, SetRoutes(routes))
+    if seen.routes is not None and not _routed(world, seen.routes, ground):
+        yield Action(ROUTER, 1, SetRoutes(wanted_routes(world)))
 
 
-def _rollouts(world: World, seen: Seen) -> Iterator[Action]:
-    """Go live when all that must be ready are; give up when they will not be."""
+def _routed(world: World, seen: routing.Seen, ground: Ground) -> bool:
+    return not routing.changes(routing.place(wanted_routes(world), seen), seen, ground.map_path)
+
+
+def _waiting(world: World, rollout: Rollout) -> list[Instance]:
+    """Return the instances that must become ready before the roll-out is live."""
+    return [one for one in rollouts.gate(rollouts.running(world, rollout.app, rollout.generation)) if one.state != "ready"]
+
+
+def _rollouts(world: World, seen: Seen, ground: Ground) -> Iterator[Action]:
+    """Go live when all that must be ready are and the route has moved; give up when they will not be."""
     for rollout in world.all(Rollout):
-        gate = rollouts.gate(rollouts.running(world, rollout.app, rollout.generation))
-        waiting = [one for one in gate if one.state != "ready"]
+        waiting = _waiting(world, rollout)
         crashed = next((one for one in waiting if one.state == "failed" or one.exits >= CRASHES_MAX), None)
         deadline = max(rollout.since, seen.since) + rollout.ready_ms * 1000
         if not waiting:
+            if seen.routes is None or not _routed(world, seen.routes, ground):
+                continue
             wish: Command = Live(app=rollout.app, release=rollout.release, generation=rollout.generation)  # type: ignore[arg-type]
         elif crashed is not None:
             text = f"{crashed.process}.{crashed.index} ended with status {crashed.status}: {crashed.why}"
