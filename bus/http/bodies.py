@@ -7,7 +7,7 @@ what is signed is canonical.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -31,19 +31,25 @@ def _from_plain(shape: type, value: Any) -> Any:
     raise TypeError(f"{shape} has no place in a message")
 
 
+async def chunks(request: Request) -> AsyncIterator[bytes]:
+    """Yield the request's body as it comes. Raises: BadRequest when the client left."""
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except ClientDisconnect as error:
+        raise BadRequest("the body ended early") from error
+
+
 async def read_body(request: Request, limit: int) -> bytes:
     """Return the request's body. Raises: BodyTooLarge, BadRequest when the client left."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise BodyTooLarge(f"the body has {declared} bytes, {limit} are allowed")
     data = bytearray()
-    try:
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > limit:
-                raise BodyTooLarge(f"the body has more than {limit} bytes")
-    except ClientDisconnect as error:
-        raise BadRequest("the body ended early") from error
+    async for chunk in chunks(request):
+        data += chunk
+        if len(data) > limit:
+            raise BodyTooLarge(f"the body has more than {limit} bytes")
     return bytes(data)
 
 

@@ -202,7 +202,7 @@ class Door:
         declared = request.headers.get("content-length", "")
         invariant(self._blobs is not None, "this door takes blobs")
         stored = await self._blobs.put(  # type: ignore[union-attr]
-            digest, authorised.asker.id, aiter(request.stream()), int(declared) if declared.isdecimal() else None
+            digest, authorised.asker.id, bodies.chunks(request), int(declared) if declared.isdecimal() else None
         )
         body = {"digest": stored.digest, "size": stored.size}
         return Response(canonical(body), 200 if stored.known else 201, media_type="application/json")
