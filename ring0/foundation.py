@@ -4,7 +4,8 @@ Owns HOME/foundation.json and the files beside it. What becomes true in the worl
 ``foundation.json`` is written last: without it, what lies there was never acknowledged and is made anew.
 
 Layout of HOME: foundation.json, root/share-{1,2,3}.key (until the operator moves them), ring0/{trust.json, keys/, journal.db},
-run/ (sockets, directory), runtime/<digest>, nodes/<node>/state, log/.
+init/ (what root reads and its sockets: nobody else may write there), hands/ (hands' own), run/ (the public directory), bus/,
+runtime/<digest>, nodes/<node>/state, log/.
 """
 
 from __future__ import annotations
@@ -154,6 +155,7 @@ def _make_directories(home: Path, owner: int) -> None:
         ("root", 0o700),
         ("ring0", 0o700),
         ("ring0/keys", 0o700),
+        ("init", 0o711),
         ("run", 0o711),
         ("bus", 0o711),
         ("runtime", 0o755),

@@ -21,10 +21,11 @@ from enjin.host import write_atomic
 from ring0.foundation import Foundation
 from ring0.registry import Registry
 
-INIT_SOCKET: Final = "run/init.sock"
-DAEMON_SOCKET: Final = "run/ring0-init.sock"
-SPEC: Final = "run/init.json"
-BUILD_SETTINGS: Final = "run/build.json"
+INIT_SOCKET: Final = "init/init.sock"
+DAEMON_SOCKET: Final = "init/ring0.sock"
+SPEC: Final = "init/init.json"
+HANDS_SETTINGS: Final = "init/hands.json"
+BUILD_SETTINGS: Final = "init/build.json"
 HANDS: Final = "hands"
 LISTENERS: Final = ("router", "api0", "api1")
 UNITS: Final = Path("/etc/systemd/system")
@@ -84,7 +85,7 @@ def init_specification(foundation: Foundation, home: Path, runtime: Path, hands:
     daemon = foundation.uid(0)
     python = str(runtime / "bin" / "python")
     environment = {"ENJIN_HOME": str(home), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-    write_atomic(home / "run" / "hands.json", json.dumps(hands).encode(), 0o600)
+    write_atomic(home / HANDS_SETTINGS, json.dumps(hands).encode(), 0o600)
     return {
         "name": f"enjin-{foundation.tag}",
         "subreaper": True,
@@ -97,7 +98,7 @@ def init_specification(foundation: Foundation, home: Path, runtime: Path, hands:
         "services": [
             {
                 "name": "hands", "generation": 1, "restart": "always", "log": True, "env": environment, "fds": {"3": f"channel:{HANDS}:0"},
-                "argv": [python, "-I", "-m", "supervision.hands", "--channel", "3", "--config", str(home / "run" / "hands.json")],
+                "argv": [python, "-I", "-m", "supervision.hands", "--channel", "3", "--config", str(home / HANDS_SETTINGS)],
             },
             {
                 "name": "daemon", "generation": 1, "restart": "always", "log": True, "env": environment, "uid": daemon, "gid": daemon,
@@ -187,7 +188,7 @@ def read_build_settings(home: Path) -> dict[str, Any]:
 
 def read_hands_settings(home: Path) -> dict[str, Any]:
     """Return the configuration that hands was last given."""
-    found: dict[str, Any] = msgspec.json.decode((home / "run" / "hands.json").read_bytes())
+    found: dict[str, Any] = msgspec.json.decode((home / HANDS_SETTINGS).read_bytes())
     return found
 
 

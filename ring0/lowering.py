@@ -20,7 +20,7 @@ from enjin.errors import EnjinError, StepFailed
 from keys.operator import key_path
 from ring0 import launch, uids
 from ring0.foundation import FILE, Foundation, read_foundation
-from ring0.launch import HANDS, INIT_SOCKET
+from ring0.launch import HANDS, HANDS_SETTINGS, INIT_SOCKET
 from supervision.hands_link import HandsLink
 from supervision.init_link import InitLink
 from supervision.steps import DestroyNode, Done, InspectAll, RemoveFabric, Seen
@@ -88,7 +88,7 @@ async def _lower(home: Path, foundation: Foundation, ran: bool) -> None:
             await init.stop("daemon", grace_ms=2_000)
         with contextlib.suppress(EnjinError):
             await init.stop(HANDS, grace_ms=2_000)
-    if (home / "run" / "hands.json").exists():
+    if (home / HANDS_SETTINGS).exists():
         await _destroy_nodes(home, foundation)
     if init is not None:
         with contextlib.suppress(EnjinError):
@@ -101,13 +101,7 @@ async def _lower(home: Path, foundation: Foundation, ran: bool) -> None:
 async def _destroy_nodes(home: Path, foundation: Foundation) -> None:
     """Run hands for this one purpose: it takes up what it finds on record and destroys it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    settings = launch.read_hands_settings(home)
-    command = [f"{settings['runtime']}/bin/python", "-I", "-m", "supervision.hands", "--channel", str(theirs.fileno())]
-    with open(home / "log" / "init.log", "ab") as output:
-        process = subprocess.Popen(
-            [*command, "--config", str(home / "run" / "hands.json")],
-            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/",
-        )  # fmt: skip
+    process = _start_hands(home, theirs)
     theirs.close()
     hands = HandsLink(ours.detach(), lambda _event: None)
     try:
@@ -120,3 +114,13 @@ async def _destroy_nodes(home: Path, foundation: Foundation) -> None:
         hands.close()
         process.terminate()
         await asyncio.to_thread(process.wait, 10)
+
+
+def _start_hands(home: Path, channel: socket.socket) -> subprocess.Popen[bytes]:
+    settings = launch.read_hands_settings(home)
+    command = [f"{settings['runtime']}/bin/python", "-I", "-m", "supervision.hands", "--channel", str(channel.fileno())]
+    with open(home / "log" / "init.log", "ab") as output:
+        return subprocess.Popen(
+            [*command, "--config", str(home / HANDS_SETTINGS)],
+            pass_fds=[channel.fileno()], stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/",
+        )  # fmt: skip

@@ -30,7 +30,14 @@ def up(ring1: str | None, as_json: bool) -> None:
     config = configuration.load({"ring1": ring1})
     raised = raise_cloud(config, say)
     if as_json:
-        print_json({"cloud": raised.foundation.cloud, "changed": raised.changed, "endpoints": raised.endpoints, "strategy": raised.foundation.ring1})
+        print_json(
+            {
+                "cloud": raised.foundation.cloud,
+                "changed": raised.changed,
+                "endpoints": raised.endpoints,
+                "strategy": raised.foundation.ring1,
+            }
+        )
         return
     if not raised.changed:
         say(f"cloud {raised.foundation.tag} is up; nothing to change")
@@ -56,7 +63,9 @@ def down(destroy: bool, yes: bool) -> None:
         say(f"there is no cloud at {config.home}; nothing to do")
         return
     if destroy and not yes:
-        typed = click.prompt(f"This removes cloud {foundation.tag} and all its apps for ever. Type its tag to go on", default="", show_default=False)
+        typed = click.prompt(
+            f"This removes cloud {foundation.tag} and all its apps for ever. Type its tag to go on", default="", show_default=False
+        )
         if typed != foundation.tag:
             raise NotConfirmed("nothing was removed")
     ran = lower_cloud(config)
@@ -107,5 +116,8 @@ async def collect(config: configuration.Config) -> dict[str, Any]:
 
 def _node(node: dict[str, Any]) -> dict[str, Any]:
     since = node.get("since") or 0
-    shown = {key: node.get(key, "") for key in ("id", "ring", "label", "state", "wanted", "strategy", "address", "supervisor", "compartment", "isolation")}
+    shown = {
+        key: node.get(key, "")
+        for key in ("id", "ring", "label", "state", "wanted", "strategy", "address", "supervisor", "compartment", "isolation")
+    }
     return shown | {"since": rfc3339(since) if since else "", "since_us": since}
