@@ -11,6 +11,8 @@ import http.client
 from typing import Final
 from urllib.parse import urlsplit
 
+import msgspec
+
 from bus.speaker import reply_subject
 from bus.transport import FRAME_MAX_BYTES, Deliveries, Handler, TransportClosed, check_prefix, check_publish
 from enjin.errors import Unreachable
@@ -71,7 +73,7 @@ class DoorTransport:
             Unreachable: *prefix* asks for what a door's posts do not bring.
         """
         if not (prefix == "reply" or prefix.startswith("reply.")):
-            raise Unreachable("observations do not come through this door", hint="use the API's /v1/follow, or a user that may reach the bus")
+            raise Unreachable("observations do not come through this door", hint="use the API's /v1/follow, or reach the bus")
         self._deliveries.add(check_prefix(prefix), handler)
 
     async def close(self) -> None:
@@ -82,11 +84,10 @@ class DoorTransport:
         await self._deliveries.close()
 
 
+class _Named(msgspec.Struct):
+    rid: str = ""
+
+
 def _request_of(frame: bytes) -> str:
     """Return the request id that an answer names; it is believed only after verification."""
-    import msgspec
-
-    class Named(msgspec.Struct):
-        rid: str = ""
-
-    return msgspec.json.decode(open_frame(frame, FRAME_MAX_BYTES).payload, type=Named).rid
+    return msgspec.json.decode(open_frame(frame, FRAME_MAX_BYTES).payload, type=_Named).rid

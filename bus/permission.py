@@ -71,8 +71,8 @@ class Permission:
     def touched(self, row: Rule | Question, message: Any, opened: Opened, asker: Asker) -> str:
         """Return the path of the compartment that *message* touches.
 
-        Where *row* names none, or there is no such thing, a command touches the whole domain and a query what the asker may see: its answer is
-        made for the asker. Raises: whatever the row's ``compartment`` refuses with, such as NotFound.
+        Where *row* names none, or there is no such thing, a command touches the whole domain and a query what the asker may
+        see: its answer is made for the asker. Raises: whatever the row's ``compartment`` refuses with, such as NotFound.
         """
         name = row.compartment(message, self._world()) if row.compartment is not None else ""
         if name:

@@ -7,6 +7,7 @@ operators may rely on. Never logs by itself.
 from __future__ import annotations
 
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
@@ -33,14 +34,14 @@ class Secret(str):
         return str.__str__(self)
 
 
-def _hide_secrets(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+def _hide_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     return {key: "<secret>" if isinstance(value, Secret) else value for key, value in event.items()}
 
 
-def _name_errors(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+def _name_errors(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     error = event.get("error")
     if isinstance(error, BaseException):
-        chain = []
+        chain: list[str] = []
         step: BaseException | None = error
         while step is not None and len(chain) < 5:
             chain.append(f"{type(step).__name__}: {step}")

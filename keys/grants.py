@@ -24,10 +24,11 @@ from keys.signing import Signer, check_public
 CHAIN_MAX: Final = 4
 ROOT_PARENT: Final = ""
 
-VERBS: Final = frozenset(
-    "account address app audit beacon blob charter child cloud compartment config graph instance journal key log network "
-    "node operation ps release reply route tier token trust volume".split()
-)
+VERBS: Final = frozenset({
+    "account", "address", "app", "audit", "beacon", "blob", "charter", "child", "cloud", "compartment", "config", "daemon",
+    "graph", "instance", "journal", "key", "log", "network", "node", "operation", "ps", "release", "reply", "route", "tier",
+    "token", "trust", "volume",
+})  # fmt: skip
 
 
 class GrantRefused(Refused):

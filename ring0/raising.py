@@ -176,7 +176,7 @@ async def _converge(config: Config, foundation: Foundation, strategy: str, chang
         nodes = await session.query(0, ListNodes())
         ring1 = [node for node in nodes if node["ring"] == 1 and node.get("wanted") != "gone"]
         if not ring1:
-            await session.command(0, PlaceNode(label="ring1", strategy=strategy), reason="enjin up")
+            await session.command(0, PlaceNode(label="ring1", strategy="jail" if strategy == "jail" else "process"), reason="enjin up")
             changed.append("placed the ring 1 node")
         for node in ring1:
             if node.get("wanted") == "stopped":

@@ -133,8 +133,8 @@ class Processes:
 
 
 TABLE: Final = (
-    Rule(RunInstance, Processes.run, allow=Role.SUPERVISOR),
-    Rule(StopInstance, Processes.stop, allow=Role.SUPERVISOR),
-    Question(ReadLog, Processes.logs, allow=Role.SUPERVISOR),
+    Rule(RunInstance, Processes.run, allow=Role.SUPERVISOR),  # type: ignore[arg-type]
+    Rule(StopInstance, Processes.stop, allow=Role.SUPERVISOR),  # type: ignore[arg-type]
+    Question(ReadLog, Processes.logs, allow=Role.SUPERVISOR),  # type: ignore[arg-type]
 )
 """What the agent obeys: the functions act, they decide nothing that would be journaled."""

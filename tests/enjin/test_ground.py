@@ -48,7 +48,7 @@ class Colour(Command, kind="test.colour"):
 
 def test_a_default_that_was_read_is_omitted_too() -> None:
     """A value equal to its default has one spelling, whether it was given, read or left out."""
-    given = Colour(name="".join(["r", "ed"]), depth=int("30000"), inner=Ping(text="a defaul" + str("t")))
+    given = Colour(name="".join(["r", "ed"]), depth=int("30000"), inner=Ping(text="a defaul" + "t"))
     assert b"{}" == canonical(given) == canonical(Colour())
     with pytest.raises(NotCanonical):
         parse(b'{"name":"red"}', Colour)
