@@ -28,11 +28,11 @@ from bus.speaker import Speaker
 from bus.transport import Transport
 from compartments import accounts, audit, history
 from compartments.facts import FACTS
-from compartments.rows import RevokedKey
+from compartments.rows import Grant, RevokedKey
 from compartments.tables import WorldTables
 from compartments.world import World
 from enjin import log
-from enjin.canonical import parse
+from enjin.canonical import from_text, parse
 from enjin.errors import EnjinError, Refused, from_reply
 from enjin.host import request_id
 from keys.frame import open_frame
@@ -107,7 +107,9 @@ class Domain:
             daemon=True,
         )
         self.table = Table.of(
-            *rows, history.questions(self.journal, self.public_key), audit.questions(self.journal, place.domain, place.ring)
+            *rows,
+            history.questions(self.journal, self.public_key, lambda: self.dispatcher.counters),
+            audit.questions(self.journal, place.domain, place.ring),
         )
         self.dispatcher = Dispatcher(
             place=place,
@@ -122,7 +124,7 @@ class Domain:
         self.observers: dict[str, Callable[[Seen], Any]] = {history.Witnessed.KIND: self._witnessed}
         self.on_change: list[Callable[[], None]] = []
         self.on_tell: list[Callable[[Observation, str], None]] = []
-        self._revocations = -1
+        self._trusted = (-1, -1)
         self._sync_trust()
         self.journal.on_commit(self._committed)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -239,11 +241,19 @@ class Domain:
             callback()
 
     def _sync_trust(self) -> None:
-        count = self.world.count(RevokedKey)
-        if count != self._revocations:
-            self._revocations = count
-            for row in self.world.all(RevokedKey):
-                self.trust.revoke(row.key, row.reason)
+        """Believe what the journal enrolled, and nothing that it revoked."""
+        known = (self.world.count(Grant), self.world.count(RevokedKey))
+        if known == self._trusted:
+            return
+        self._trusted = known
+        for row in sorted(self.world.all(Grant), key=lambda row: (row.ring, row.created, -row.role, row.id)):
+            try:
+                if row.frame:
+                    self.trust.add(from_text(row.frame))
+            except Refused as error:
+                self.log.warning("grant.refused", grant=row.id, subject=row.subject, error=error)
+        for key in self.world.all(RevokedKey):
+            self.trust.revoke(key.key, key.reason)
 
 
 class _Signed(msgspec.Struct):

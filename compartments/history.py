@@ -6,7 +6,7 @@ Owns the queries that need more than World, and ``world_at``. They stand in the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -36,6 +36,10 @@ class VerifyAudit(Query, kind="audit.verify"):
     """Check chain and signatures of the whole journal."""
 
 
+class GetCounters(Query, kind="daemon.counters"):
+    """How many messages each stage refused, and how many passed, since the daemon started."""
+
+
 class HeadView(msgspec.Struct, frozen=True, kw_only=True):
     """Answer to ``journal.head``."""
 
@@ -58,8 +62,16 @@ class VerifyView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-def questions(journal: Journal, keys: Callable[[str], bytes | None]) -> tuple[Question, ...]:
-    """Return the rows of the closed table that answer from *journal*; *keys* finds a signer's public key by its id."""
+def questions(
+    journal: Journal, keys: Callable[[str], bytes | None], counters: Callable[[], Mapping[str, int]]
+) -> tuple[Question, ...]:
+    """Return the rows of the closed table that answer from *journal*.
+
+    Args:
+        journal: The domain's.
+        keys: Finds a signer's public key by its id.
+        counters: Returns the dispatcher's counters.
+    """
 
     def head(_query: GetHead, world: World, _asker: Asker) -> HeadView:
         identity, now = journal.identity, journal.head
@@ -82,7 +94,11 @@ def questions(journal: Journal, keys: Callable[[str], bytes | None]) -> tuple[Qu
         found = await asyncio.to_thread(verify, journal.url, lambda _domain: identity.publics, signer_of=keys)
         return VerifyView(domain=identity.domain, entries=found.entries, ok=found.ok, first_bad=found.first_bad, reason=found.reason)
 
+    def count(_query: GetCounters, _world: World, _asker: Asker) -> dict[str, int]:
+        return dict(counters())
+
     return (
+        Question(GetCounters, count, Role.OPERATOR),
         Question(GetHead, head, Role.TENANT),
         Question(FetchEntries, fetch, Role.SUPERVISOR),
         Question(VerifyAudit, check, Role.OPERATOR),
