@@ -26,7 +26,6 @@ from compartments.rows import Charter
 from enjin import daemon, log
 from enjin.canonical import from_text
 from enjin.errors import Refused, StepFailed
-from keys.frame import open_frame
 from keys.keyring import Keyring
 from keys.signing import BadSignature, verify
 from keys.trust import TrustSet
@@ -191,15 +190,10 @@ class Ring1:
         self.hub.allow(self.trust.curve_keys(self.domain.journal.now()))
 
     def _believe(self) -> None:
-        """Believe the grants of the charter in force, and none of the keys that it revokes."""
+        """Believe none of the keys that the charter in force revokes; the grants in it are the journal's."""
         charter = in_force(self.domain.world)
         if charter is None:
             return
-        for text in charter.grants:
-            try:
-                self.trust.add(from_text(text))
-            except Refused as error:
-                self.log.warning("grant.refused", error=error, hash=open_frame(from_text(text)).digest)
         for key in charter.revoked:
             self.trust.revoke(key, "by charter")
 
