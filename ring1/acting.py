@@ -107,7 +107,7 @@ class Acting:
             processes=self._agents.processes(),
             builds=dict(self._builds.statuses),
             routes=routes,
-            trees=frozenset(tree.digest for tree in list_trees(self._home / "releases")),
+            trees=list_trees(self._home / "releases"),
             fabric=self._fabric,
         )
 
