@@ -130,8 +130,19 @@ class Cloud:
         return time.monotonic() - began
 
     def down(self) -> None:
-        """Stop the cloud and remove all it has."""
-        self.run("down", "--destroy", "--yes")
+        """Stop the cloud and remove all it has; what `enjin down` leaves is killed by process id.
+
+        Raises:
+            CommandFailed: `enjin down` did not do it.
+        """
+        running = self.processes()
+        try:
+            self.run("down", "--destroy", "--yes")
+        finally:
+            for process in running:
+                with contextlib.suppress(ProcessLookupError):
+                    if process_table().get(process.pid) == process:
+                        self.kill(process)
 
     def push(self, source: Path, name: str, *options: str) -> dict[str, Any]:
         """Push *source* as app *name* and return the closing line of `--json`."""

@@ -45,6 +45,6 @@ def measure(cloud: Cloud) -> list[Row]:
 
     return [
         *rows("router_back_s", _back(cloud, ("haproxy",), app_answers)),
-        *rows("agent_back_s", _back(cloud, ("ring2.agent",), instance_is_seen)),
+        *rows("agent_back_s", _back(cloud, ("ring2.daemon",), instance_is_seen)),
         *rows("daemon_back_s", _back(cloud, ("ring1.daemon",), api_answers)),
     ]

@@ -13,7 +13,7 @@ TIMES = 3
 
 
 def _api_answers(cloud: Cloud) -> bool:
-    return cloud.run("node", "list", check=False).returncode == 0
+    return cloud.run("app", "list", check=False).returncode == 0
 
 
 def up_warm(cloud: Cloud) -> float:
