@@ -23,6 +23,7 @@ from compartments.domain import Domain
 from compartments.door import DomainDoor
 from compartments.identity import Identity, read_identity
 from compartments.rows import Charter
+from compartments.rows_apps import Build
 from enjin import daemon, log
 from enjin.canonical import from_text
 from enjin.errors import Refused, StepFailed
@@ -43,6 +44,7 @@ from supervision.init_link import InitLink
 INIT_SOCKET: Final = "init.sock"
 ROUTER_UID: Final = 102
 ROUTER_LISTENER: Final = 3
+BLOB_AGE_S: Final = 3600
 
 
 class ForeignCharter(Refused):
@@ -117,7 +119,7 @@ class Ring1:
         door = DomainDoor(domain, await init.take("listener:api1"), name="ring 1", blobs=blobs)
         try:
             async with asyncio.TaskGroup() as group:
-                works = (domain.beacons(), door.serve(), self.acting.run(), self._watch_init(init))
+                works = (domain.beacons(), door.serve(), self.acting.run(), self._watch_init(init), self._prune_blobs(blobs))
                 tasks = [group.create_task(work) for work in works]
                 daemon.notify("READY=1")
                 self.log.info("daemon.started", number=domain.journal.head.number)
@@ -144,7 +146,6 @@ class Ring1:
         identity = self.identity
         return Ground(
             bridge="apps" if identity.strategy == "jail" else "",
-            runtime=identity.runtime,
             daemon_uid=os.getuid() if identity.strategy == "jail" else 0,
             map_path=router.settings.map_path,
             build_environment=identity.build_environment,
@@ -179,6 +180,13 @@ class Ring1:
         async for _event in init.events():
             self._poke()
         raise StepFailed("our init has ended")
+
+    async def _prune_blobs(self, blobs: BlobStore) -> None:
+        """Give back the room of sources that are built, until cancelled."""
+        while True:
+            wanted = {build.source for build in self.domain.world.all(Build)}
+            await asyncio.to_thread(blobs.prune, wanted, BLOB_AGE_S)
+            await asyncio.sleep(BLOB_AGE_S / 4)
 
     def _poke(self) -> None:
         if self.acting is not None:

@@ -14,14 +14,14 @@ import collections
 import contextlib
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from bus.http.problems import BadRequest, BodyTooLarge, DigestMismatch, QuotaExceeded
 from bus.messages import Command
 from enjin.errors import StepFailed
-from enjin.host import random_bytes, sync_directory
+from enjin.host import clock, random_bytes, sync_directory
 from enjin.names import Digest
 
 BLOB_MAX_BYTES: Final = 1 << 30
@@ -117,6 +117,22 @@ class BlobStore:
                 with contextlib.suppress(FileNotFoundError):
                     upload.part.unlink()
         return Stored(str(digest), upload.size, known)
+
+    def prune(self, kept: Collection[str], minimum_age_s: int) -> int:
+        """Remove every blob that is not in *kept* and older than *minimum_age_s*, give its room back, and return how many went.
+
+        What is young stays: its account may be about to name it.
+        """
+        before = clock().wall_us // 1_000_000 - minimum_age_s
+        gone = 0
+        for entry in list(os.scandir(self._root)):
+            if entry.name in kept or len(entry.name) != 64 or not entry.is_file(follow_symlinks=False) or entry.stat().st_mtime > before:
+                continue
+            for mine in (self._root / "accounts").glob(f"*/{entry.name}"):
+                mine.unlink(missing_ok=True)
+            os.unlink(entry.path)
+            gone += 1
+        return gone
 
     def _check(self, upload: _Upload, more: int) -> None:
         """Check that *more* bytes still fit, with whatever else the account is uploading now."""
