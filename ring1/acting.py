@@ -158,7 +158,7 @@ class Acting:
             "PATH": "/app/.enjin/python/bin:/app/.enjin/bin:/usr/local/bin:/usr/bin:/bin",
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
-            "HOME": "/home/app" if self._identity.strategy == "jail" else "/tmp",
+            "HOME": "/home/app",
         }
         held = world.get(Settings, step.app, step.settings)
         if held is None or not step.keys:

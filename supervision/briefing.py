@@ -23,7 +23,7 @@ def init_spec(spec: NodeSpec, control: int, listeners: dict[str, int], translate
     """Return what the node's init is told, as JSON.
 
     Args:
-        translate: target -> host path, where a node has no mount namespace of its own.
+        translate: target -> host path, where a node has no mount namespace of its own; init leads what it starts later there too.
         own: Services run as init's own user, whatever they say.
     """
     services = []
@@ -50,7 +50,7 @@ def init_spec(spec: NodeSpec, control: int, listeners: dict[str, int], translate
     return json.dumps({
         "name": spec.node, "subreaper": subreaper, "controls": controls,
         "listeners": [{"name": handle.removeprefix("listener:"), "fd": fd} for handle, fd in listeners.items()],
-        "channels": list(spec.channels), "services": services,
+        "channels": list(spec.channels), "services": services, "places": translate if spec.purpose != "ring1" else {},
     }).encode()  # fmt: skip
 
 

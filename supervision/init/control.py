@@ -15,7 +15,7 @@ from _collections import deque  # type: ignore[import-not-found]
 from supervision.init.children import Children, Service, send_signal
 from supervision.init.handles import Handles, roomy
 from supervision.init.loop import Loop
-from supervision.init.wire import DATAGRAM, Refusal, dumps, flag, loads, number, signal_number, text
+from supervision.init.wire import DATAGRAM, Refusal, dumps, flag, loads, number, placed, signal_number, text
 
 CLIENTS_MAX = 64
 EVENTS_MAX = 256
@@ -60,6 +60,7 @@ class Controls:
         self.started_us = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
         self.clients: list[Client] = []
         self.paths: list[str] = []
+        self.places: dict[str, str] = {}  # where things are that a jail would show elsewhere
 
     def add(self, control: dict) -> None:
         """Serve a control: a path to make, or a descriptor that listens or is connected. Raises: OSError."""
@@ -201,7 +202,8 @@ def _named(controls: Controls, client: Client, request: dict) -> Service:
 
 
 def _spawn(controls: Controls, client: Client, request: dict, _: list[int]) -> dict:
-    service = client.must(Service(request["service"]))
+    spec = request["service"]
+    service = client.must(Service(placed(spec, controls.places) if controls.places else spec))
     if client.uids is not None:
         service.no_new_privs, service.nice = True, max(0, service.nice)
         if service.name in controls.children.services:

@@ -12,7 +12,7 @@ from supervision.init.children import SIGKILL, SIGTERM, Children, close_except, 
 from supervision.init.control import GRACE_MS, Controls
 from supervision.init.handles import Handles, listening
 from supervision.init.loop import Loop
-from supervision.init.wire import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, loads, prctl
+from supervision.init.wire import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, loads, pairs, prctl
 
 SPEC_BYTES_MAX = 4 * 1024 * 1024
 FAREWELL_S = 2.0
@@ -72,6 +72,7 @@ def main(arguments: list[str]) -> int:
     children = Children(loop, handles)
     controls = Controls(loop, children, handles)
     children.on_event = controls.tell
+    controls.places = pairs(spec, "places")
     hold(handles, spec)
     for control in spec.get("controls", ()):
         controls.add(control)

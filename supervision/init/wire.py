@@ -94,6 +94,24 @@ def pairs(request: dict, name: str) -> dict[str, str]:
     return value
 
 
+def placed(spec: dict, places: dict[str, str]) -> dict:
+    """Return the service *spec* with the paths that a jail would show at fixed places led to where they are; longest place first.
+
+    In ``cwd``, in the words of ``argv`` that are paths, and in the parts of variables that are lists of paths, such as PATH.
+    """
+    order = sorted(places, key=len, reverse=True)
+
+    def lead(word: str) -> str:
+        for place in order:
+            if word == place or word.startswith(place + "/"):
+                return places[place] + word[len(place) :]
+        return word
+
+    found = dict(spec, argv=[lead(word) for word in texts(spec, "argv")], cwd=lead(text(spec, "cwd", "/")))
+    found["env"] = {key: ":".join([lead(word) for word in value.split(":")]) for key, value in pairs(spec, "env").items()}
+    return found
+
+
 def signal_number(request: dict, name: str, default: int) -> int:
     """Return a field that is a signal, by number or by name as in ``"SIGTERM"``. Raises: Refusal."""
     value = request.get(name, default)

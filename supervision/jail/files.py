@@ -5,6 +5,7 @@ Owns their text and the short list of the host's own that are shown read-only. M
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Final
 
@@ -45,8 +46,16 @@ def generated(spec: NodeSpec) -> dict[str, str]:
         "/etc/hostname": f"{hostname}\n",
         "/etc/hosts": f"127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 {hostname}\n",
         "/etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n",
-        "/etc/resolv.conf": f"nameserver {resolver}\noptions timeout:3 attempts:2\n" if resolver else "# no way out\n",
+        "/etc/resolv.conf": f"nameserver {resolver}\noptions timeout:3 attempts:2\n" if resolver else _resolver(spec),
     }
+
+
+def _resolver(spec: NodeSpec) -> str:
+    """Return what a node without a way out of its own reads: a build of strategy process is on the host's network, and asks as it does."""
+    if spec.strategy == "process" and spec.purpose == "build":
+        with contextlib.suppress(OSError, UnicodeDecodeError), open("/etc/resolv.conf", encoding="utf-8") as file:
+            return file.read(65_536)
+    return "# no way out\n"
 
 
 def shown() -> list[str]:
