@@ -123,6 +123,7 @@ class Domain:
         self.transport: Transport | None = None
         self.observers: dict[str, Callable[[Seen], Any]] = {history.Witnessed.KIND: self._witnessed}
         self.on_change: list[Callable[[], None]] = []
+        self.on_relay: list[Callable[[str, str, bytes], None]] = []
         self.on_tell: list[Callable[[Observation, str], None]] = []
         self._trusted = (-1, -1)
         self._sync_trust()
@@ -185,6 +186,17 @@ class Domain:
             await self.transport.publish(subject, self.speaker.seal(subject, seen, audience=self.place.domain))
         except EnjinError as error:
             self.log.warning("observation.lost", kind=seen.KIND, error=error)
+
+    async def relay(self, seen: Seen) -> None:
+        """Pass on what another saw and signed: unchanged to the bus, and to followers of our door."""
+        statement = seen.opened.statement
+        for callback in self.on_relay:
+            callback(statement.kind, seen.opened.authority.grant.compartment, bytes(seen.body))
+        if self.transport is not None:
+            try:
+                await self.transport.publish(statement.kind, seen.opened.data)
+            except EnjinError as error:
+                self.log.warning("observation.lost", kind=seen.kind, error=error)
 
     def tell_soon(self, seen: Observation, path: str = "") -> None:
         """``tell`` from a callback."""

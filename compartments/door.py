@@ -31,6 +31,7 @@ class DomainDoor:
         door = Door(dispatcher=domain.dispatcher, name=name, authenticate=domain.authenticate, feed=self.feed, blobs=blobs)
         self._listener = Listener(door.application, socket.socket(fileno=listening), self.feed.close)
         domain.on_tell.append(lambda seen, path: self.feed.tell(f"seen.{seen.KIND}", path, canonical(seen)))
+        domain.on_relay.append(self.feed.tell)
 
     async def serve(self) -> None:
         """Serve until cancelled."""

@@ -35,6 +35,7 @@ from ring1.acting import Acting
 from ring1.agents import Agents
 from ring1.charter import in_force, open_charter
 from ring1.haproxy import Settings as RouterSettings
+from ring1.progress import Progress
 from ring1.routing import Router
 from ring1.services import SERVICES
 from ring1.specs import Ground
@@ -67,6 +68,7 @@ class Ring1:
         grant = self.trust.add(from_text(identity.grant))
         charter = self._open(identity.charter)
         self.acting: Acting | None = None
+        self._believed = 0
         channel = f"ring1.{identity.node}"
         self.domain = Domain(
             place=Place(node=identity.node, domain=identity.domain, channel=channel, ring=1, path="cloud"),
@@ -105,6 +107,7 @@ class Ring1:
         identity, domain = self.identity, self.domain
         init = await InitLink.connect(self.home / INIT_SOCKET)
         await self._receive_charter()
+        self._believe()
         self.hub.allow(self.trust.curve_keys(domain.journal.now()))
         await self.hub.start(init)
         transport = self.hub.connect()
@@ -114,6 +117,7 @@ class Ring1:
         self.acting = Acting(domain, identity, self.hands, agents, router, ground)
         await domain.serve(transport)
         domain.on_change.append(self._changed)
+        Progress(domain)
         await self._start_router(init, router)
         blobs = BlobStore(self.home / "blobs")
         door = DomainDoor(domain, await init.take("listener:api1"), name="ring 1", blobs=blobs)
@@ -200,8 +204,9 @@ class Ring1:
     def _believe(self) -> None:
         """Believe none of the keys that the charter in force revokes; the grants in it are the journal's."""
         charter = in_force(self.domain.world)
-        if charter is None:
+        if charter is None or charter.version == self._believed:
             return
+        self._believed = charter.version
         for key in charter.revoked:
             self.trust.revoke(key, "by charter")
 

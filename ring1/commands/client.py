@@ -27,6 +27,7 @@ from ring1.source import Packed, pack
 OPERATION_S: Final = 1_000.0
 UPLOAD_S: Final = 300.0
 POLL_S: Final = 0.5
+AGAIN_S: Final = 20.0
 
 
 class UploadFailed(StepFailed):
@@ -69,12 +70,19 @@ async def upload(session: Session, directory: Path) -> Packed:
     """Pack *directory* and put it under its digest at ring 1's API. Raises: what packing and the API refuse with."""
     with tempfile.TemporaryFile() as file:
         packed = await asyncio.to_thread(pack, directory, file)
-        file.seek(0)
-        speaker = session.caller(1).speaker
-        reach = session.directory.reach(1)
-        frame = speaker.seal(f"command.{PutBlob.KIND}", PutBlob(digest=packed.digest), audience=reach.decider)  # type: ignore[arg-type]
-        await asyncio.to_thread(_put, reach.api, packed, file, frame)
-        return packed
+        speaker, reach = session.caller(1).speaker, session.directory.reach(1)
+        deadline = monotonic_s() + AGAIN_S
+        while True:
+            # Sealed anew each time: an envelope is taken once. The digest makes the upload itself idempotent.
+            frame = speaker.seal(f"command.{PutBlob.KIND}", PutBlob(digest=packed.digest), audience=reach.decider)  # type: ignore[arg-type]
+            file.seek(0)
+            try:
+                await asyncio.to_thread(_put, reach.api, packed, file, frame)
+                return packed
+            except UploadFailed:
+                if monotonic_s() > deadline:
+                    raise
+            await asyncio.sleep(POLL_S)
 
 
 def _put(api: str, packed: Packed, file: Any, frame: bytes) -> None:
@@ -88,7 +96,7 @@ def _put(api: str, packed: Packed, file: Any, frame: bytes) -> None:
         connection.request("PUT", f"/v1/blobs/{packed.digest}", body=file, headers=headers)
         response = connection.getresponse()
         body = response.read(65_536)
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise UploadFailed(f"cannot send the source to {api}: {error}") from error
     finally:
         connection.close()
