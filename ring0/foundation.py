@@ -18,15 +18,16 @@ from typing import Final
 
 import msgspec
 
-from enjin.canonical import to_text
+from compartments.charter import Block, Charter, CharterRefused, check_succession
+from enjin.canonical import canonical, from_text, parse, to_text
 from enjin.config import Config
 from enjin.errors import ConfigError
 from enjin.host import clock, random_bytes, read_bounded, write_atomic
-from keys.frame import open_frame
+from keys.frame import CHARTER, open_frame, seal
 from keys.grants import VERBS, Capability, Grant, PublicKeys, sign_grant
 from keys.keyring import SEED_BYTES, Keyring, create_seed
 from keys.operator import OperatorKey, save_operator_key
-from keys.root import SHARES, cloud_id, make_root
+from keys.root import SHARES, check_threshold, cloud_id, make_root
 from keys.signing import Signer
 from keys.trust import TrustSet
 
@@ -38,6 +39,7 @@ SKEW_US: Final = 60_000_000
 OPERATOR_ROLE: Final = 2
 SUPERVISOR_ROLE: Final = 3
 CHANNEL: Final = "ring0"
+ROOT: Final = "root"
 CHANNELS: Final = (CHANNEL, "ring1")
 PREFIXES: Final = ("10.80.0.0/16", "127.64.0.0/16", "fd00::/8", "::1/128")
 
@@ -74,10 +76,11 @@ class Foundation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trust(msgspec.Struct, frozen=True, kw_only=True):
-    """What ring 0 was told at genesis: the root's frame and the grants it may not lose, as text."""
+    """What ring 0 was told at genesis: the root's frame, its own charter and the grants it may not lose, as text."""
 
     root: str
     grants: tuple[str, ...]
+    charter: str
 
 
 def read_foundation(home: Path) -> Foundation | None:
@@ -133,7 +136,9 @@ def found(config: Config, *, privileged: bool, ring1: str, first_uid: int, check
     trust.add(grant)
     trust.add(person)
     texts = (to_text(grant), to_text(person))
-    write_atomic(home / "ring0" / "trust.json", msgspec.json.encode(Trust(root=to_text(root), grants=texts)), 0o644)
+    appointed = seal(CHARTER, canonical(_ring0_charter(foundation, open_frame(grant).digest)), *shares[:2])
+    told = Trust(root=to_text(root), grants=texts, charter=to_text(appointed))
+    write_atomic(home / "ring0" / "trust.json", msgspec.json.encode(told), 0o644)
     save_operator_key(
         config.keys,
         OperatorKey(cloud=str(cloud), account=foundation.operator, seed=to_text(seed), root=to_text(root), grant=texts[1], home=str(home)),
@@ -175,6 +180,37 @@ def _make_directories(home: Path, owner: int) -> None:
 def everything(compartment: str) -> tuple[Capability, ...]:
     """Return every verb on *compartment* and what lies in it."""
     return tuple(Capability(verb, compartment) for verb in sorted(VERBS))
+
+
+def _ring0_charter(foundation: Foundation, grant: str) -> Charter:
+    """Return the charter by which the root appoints ring 0's decider."""
+    return Charter(
+        cloud=foundation.cloud,
+        domain=CHANNEL,
+        epoch=1,
+        version=1,
+        decider=foundation.node,
+        parent=ROOT,
+        grant=grant,
+        blocks=tuple(Block(network="fabric", ipv4=prefix) for prefix in PREFIXES[:1]),
+        uid_first=foundation.first_uid if foundation.privileged else -1,
+    )
+
+
+def read_own_charter(trust: TrustSet, text: str, node: str) -> Charter:
+    """Return ring 0's charter in frame *text*, signed by a threshold of the root, for this cloud and this decider.
+
+    Raises:
+        RootRefused: Too few of the root's keys signed it.
+        CharterRefused: It is for another domain, cloud or decider.
+    """
+    frame = open_frame(from_text(text))
+    check_threshold(frame, trust.root)
+    charter = parse(frame.payload, Charter)
+    check_succession(None, charter, cloud=str(trust.cloud), domain=CHANNEL)
+    if frame.type != CHARTER or charter.decider != node:
+        raise CharterRefused(f"the root appointed {charter.decider} for ring 0, not {node}")
+    return charter
 
 
 def _ring0_grant(foundation: Foundation, keyring: Keyring, now: int) -> Grant:
