@@ -101,23 +101,37 @@ class Child:
             await asyncio.sleep(wait)
 
     async def _keep_services(self) -> None:
-        """Start hands and the daemon again whenever one of them ends."""
+        """Tell when hands or the daemon end, and start what nobody else will.
+
+        Their own init starts them again, also while we are away, and waits longer each time that one ends soon; asking it to
+        start one at once would undo that. So we ask only for one that was stopped on purpose, and wait longer each time too.
+        """
         async with await InitLink.connect(self.control) as init:
-            view = await init.watch()
-            for service in view["services"]:
-                if service["name"] in KEPT and not service["pid"]:
+            waits = dict.fromkeys(KEPT, AGAIN_S)
+            for service in (await init.watch())["services"]:
+                if service["name"] in KEPT and not service["pid"] and not service["wanted"]:
                     await init.start(service["name"])
-            begun: dict[str, float] = {}
+            begun = dict.fromkeys(KEPT, monotonic_s())
             async for event in init.events():
+                name = event.get("name")
                 if event["event"] == "lost":
                     return
-                if event["event"] == "exited" and event.get("name") in KEPT:
-                    name = event["name"]
-                    if monotonic_s() - begun.get(name, 0.0) < AGAIN_S:
-                        await asyncio.sleep(AGAIN_S)
+                if name not in KEPT:
+                    continue
+                if event["event"] == "started":
                     begun[name] = monotonic_s()
+                elif event["event"] == "exited":
+                    healthy = monotonic_s() - begun[name] > HEALTHY_S
+                    waits[name] = AGAIN_S if healthy else min(waits[name] * 2, AGAIN_MAX_S)
                     self._log.warning("child.service_ended", node=self.node, service=name, status=event.get("status"))
-                    await init.start(name)
+                    await self._start_stopped(init, name, waits[name])
+
+    async def _start_stopped(self, init: InitLink, name: str, wait_s: float) -> None:
+        """Start service *name* after *wait_s* unless its init does so by itself."""
+        views = {service["name"]: service for service in (await init.list())["services"]}
+        if name in views and not views[name]["pid"] and not views[name]["wanted"]:
+            await asyncio.sleep(wait_s)
+            await init.start(name)
 
     async def caller(self) -> Caller:
         """Return our voice on the child's channel."""

@@ -20,12 +20,14 @@ from enjin.errors import ConfigError, StepFailed
 from enjin.host import write_atomic
 from ring0.foundation import Foundation
 from ring0.registry import Registry
+from supervision.init.heirs import inherit
 
 INIT_SOCKET: Final = "init/init.sock"
 DAEMON_SOCKET: Final = "init/ring0.sock"
 SPEC: Final = "init/init.json"
 HANDS_SETTINGS: Final = "init/hands.json"
 BUILD_SETTINGS: Final = "init/build.json"
+HEIRS: Final = "hands"
 HANDS: Final = "hands"
 LISTENERS: Final = ("router", "api0", "api1")
 UNITS: Final = Path("/etc/systemd/system")
@@ -52,8 +54,8 @@ def ports(foundation: Foundation) -> dict[str, int]:
     return {"router": base + 1000, "api0": base, "api1": base + 1}
 
 
-def check_ports(foundation: Foundation) -> None:
-    """Check that nobody listens where the cloud will. Raises: PortTaken."""
+def check_ports(foundation: Foundation, home: Path) -> None:
+    """Check that nobody listens where the cloud will, but a node of its own that still runs. Raises: PortTaken."""
     for name, port in ports(foundation).items():
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -61,6 +63,10 @@ def check_ports(foundation: Foundation) -> None:
                 trial.bind(("127.0.0.1", port))
                 trial.listen(1)
             except OSError as error:
+                held = inherit(str(home / HEIRS), name, "127.0.0.1", port)
+                if held is not None:
+                    os.close(held)
+                    continue
                 raise PortTaken(f"port {port} ({name}) on 127.0.0.1 is taken: {error.strerror}") from error
 
 
@@ -94,6 +100,7 @@ def init_specification(foundation: Foundation, home: Path, runtime: Path, hands:
             {"path": str(home / DAEMON_SOCKET), "mode": 0o600, "owner": daemon, "role": "daemon", "uids": [[daemon, daemon]]},
         ],
         "listeners": [{"name": name, "address": "127.0.0.1", "port": port} for name, port in ports(foundation).items()],
+        "heirs": str(home / HEIRS),
         "channels": [HANDS],
         "services": [
             {

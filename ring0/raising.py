@@ -144,13 +144,13 @@ def _found(config: Config, strategy: str) -> Foundation:
         cloud="0" * 64, node="", operator="", root="", privileged=privileged, ring1=strategy, port_base=config.port_base, first_uid=-1,
         checkout="", founded=0,
     )  # fmt: skip
-    launch.check_ports(trial)
+    launch.check_ports(trial, config.path)
     first = uids.reserve(config.home) if privileged else os.geteuid()
     return found(config, privileged=privileged, ring1=strategy, first_uid=first, checkout=str(checkout()))
 
 
 def _start(config: Config, foundation: Foundation, runtime: Path) -> None:
-    launch.check_ports(foundation)
+    launch.check_ports(foundation, config.path)
     registry = read_registry()
     settings = launch.hands_settings(foundation, config.path, runtime, registry, own_addresses())
     specification = launch.init_specification(foundation, config.path, runtime, settings)

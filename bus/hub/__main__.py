@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 from typing import Any
@@ -23,15 +24,20 @@ def _end(_number: int, _frame: Any) -> None:
 
 
 def serve(config: HubConfig) -> None:
-    """Serve as *config* says until a signal ends it. Raises: HubRefused."""
+    """Serve as *config* says until a signal ends it, or its parent has ended. Raises: HubRefused."""
+    parent = os.getppid()
     hub = Hub(config)
     try:
         try_strangers(hub)
         hub.admit()
         os.write(config.ready_fd, b"ready " + hub.public + b"\n")
         say("hub.started", endpoint=config.endpoint, keys=len(hub.allowed.keys), problem=hub.allowed.problem)
-        while True:
+        while os.getppid() == parent:
             hub.step(POLL_MS)
+        # Init is gone and the next one starts a hub of its own, perhaps already: its sockets are not ours to unlink.
+        with contextlib.suppress(OSError):
+            say("hub.orphaned", **hub.counters)
+        os._exit(0)
     finally:
         hub.close()
         say("hub.ended", **hub.counters)

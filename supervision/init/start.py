@@ -11,6 +11,7 @@ import time
 from supervision.init.children import SIGKILL, SIGTERM, Children, close_except, send_signal
 from supervision.init.control import GRACE_MS, Controls
 from supervision.init.handles import Handles, listening
+from supervision.init.heirs import inherit
 from supervision.init.loop import Loop
 from supervision.init.wire import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, loads, pairs, prctl
 
@@ -30,11 +31,22 @@ def read_spec(fd: int) -> dict:
 def hold(handles: Handles, spec: dict) -> None:
     """Make or take the sockets of the specification. Raises: Refusal, OSError."""
     for one in spec.get("listeners", ()):
-        fd = one["fd"] if "fd" in one else listening(one["address"], one["port"]).detach()
+        fd = one["fd"] if "fd" in one else _listener(one, spec.get("heirs", ""))
         handles.keep("listener:" + one["name"], fd, True)
         os.close(fd)
     for name in spec.get("channels", ()):
         handles.channel(name, True)
+
+
+def _listener(one: dict, heirs: str) -> int:
+    """Return a socket that listens where *one* says: a new one, or the one that a node still holds. Raises: OSError."""
+    try:
+        return listening(one["address"], one["port"]).detach()
+    except OSError:
+        fd = inherit(heirs, one["name"], one["address"], one["port"])
+        if fd is None:
+            raise
+        return fd
 
 
 def farewell(controls: Controls) -> None:
