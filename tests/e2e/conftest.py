@@ -1,0 +1,49 @@
+"""The clouds that end-to-end tests share: one for the whole run, and a fresh one for a test that breaks it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cloud import ROOT
+from tests.e2e.clouds import Raised, raised
+from tests.places import free_port_base, temporary_home
+
+
+@pytest.fixture(scope="session")
+def cloud() -> Iterator[Raised]:
+    """A cloud as root makes it, with a state directory, ports and keys of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with temporary_home() as folder, raised(folder, free_port_base()) as made:
+        yield made
+
+
+@pytest.fixture
+def fresh_cloud() -> Iterator[Raised]:
+    """A cloud for one test alone."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with temporary_home() as folder, raised(folder, free_port_base()) as made:
+        yield made
+
+
+@pytest.fixture
+def hello(cloud: Raised) -> Raised:
+    """The shared cloud, with examples/hello live in it as the app hello."""
+    if not any(app["name"] == "hello" and app["state"] == "live" for app in cloud.json("app", "list")):
+        cloud.push(ROOT / "examples/hello", "hello")
+    return cloud
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Iterator[Path]:
+    """A folder for an app's source."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
