@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -20,6 +22,7 @@ from enjin import __version__
 from enjin.errors import CODES, EnjinError, code_of
 
 GROUP: Final = "enjin.commands"
+PACKAGES: Final = ("enjin", "keys", "bus", "compartments", "supervision", "ring0", "ring1", "ring2")
 
 SECTIONS: Final = (
     ("Cloud", {
@@ -41,13 +44,13 @@ SECTIONS: Final = (
     ("World", {
         "compartment": "create, list, show",
         "tier": "create, list, assign",
-        "node": "list, show, stop, start, restart",
+        "node": "list, show, stop, start, restart, remove",
         "network": "create, list",
         "address": "assign, release, list",
         "graph": "the compartment graph, now or --at a time",
     }),
     ("Trust", {
-        "key": "list, revoke",
+        "key": "list, create, revoke",
         "token": "create, list, revoke",
         "audit": "who did what, when and why; verify",
     }),
@@ -114,8 +117,7 @@ def explain(context: click.Context, topic: str | None) -> None:
         click.echo(enjin.get_help(context.find_root()))
         return
     if topic.upper().startswith("E-"):
-        for entry in entry_points(group=GROUP):
-            entry.load()
+        _load_everything()
         row = CODES.get(topic.upper())
         if row is None:
             raise click.UsageError(f"there is no error code {topic}")
@@ -127,6 +129,15 @@ def explain(context: click.Context, topic: str | None) -> None:
     if command is None:
         raise click.UsageError(f"there is no command {topic!r}")
     click.echo(command.get_help(click.Context(command, info_name=topic, parent=context.find_root())))
+
+
+def _load_everything() -> None:
+    """Import every module of ours: the table of codes is filled as classes are defined."""
+    root = Path(__file__).resolve().parent.parent
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            if path.name != "__main__.py":
+                import_module(".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"))
 
 
 def describe(error: EnjinError) -> str:

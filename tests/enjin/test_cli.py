@@ -1,0 +1,54 @@
+"""The command line: one clear line for every failure, and help that needs no module."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from enjin.cli import SECTIONS
+
+ENJIN = Path(sys.executable).parent / "enjin"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the installed command."""
+    return subprocess.run([str(ENJIN), *arguments], capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
+
+
+def test_version_and_help_name_every_section() -> None:
+    """`--version` is one line; `--help` opens with examples and lists every command."""
+    assert run("--version").stdout.startswith("enjin ")
+    told = run("--help").stdout
+    assert told.startswith("Examples:")
+    for _, commands in SECTIONS:
+        for name in commands:
+            assert f"  {name}" in told
+
+
+def test_wrong_usage_is_one_line_and_status_2() -> None:
+    """A typo is answered with what was meant, on standard error, with a code."""
+    done = run("stauts")
+    assert (2, "") == (done.returncode, done.stdout)
+    assert "did you mean 'status'?" in done.stderr
+    assert done.stderr.rstrip().endswith("[E-CLI-001]")
+    assert 1 == len(done.stderr.splitlines())
+
+
+def test_codes_are_explained() -> None:
+    """`enjin help CODE` knows every code of every module, also of those that no command loads."""
+    for code in ("E-STP-004", "E-API-001", "E-PKG-004", "E-JNL-001", "E-UP-001"):
+        done = run("help", code)
+        assert (0, "") == (done.returncode, done.stderr)
+        assert done.stdout.startswith(f"{code}: ")
+    assert 2 == run("help", "E-NOT-999").returncode
+
+
+def test_without_a_cloud_the_answer_says_so(tmp_path: Path) -> None:
+    """A command for a cloud that is not there: one line, a code, status 1."""
+    environment = os.environ | {"ENJIN_HOME": str(tmp_path / "none")}
+    done = subprocess.run([str(ENJIN), "status"], capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert 1 == done.returncode
+    assert "[E-DIR-001]" in done.stderr
+    assert 1 == len(done.stderr.splitlines())
