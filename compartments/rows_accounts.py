@@ -76,6 +76,20 @@ class Grant(Row):
     created: int = 0
 
 
+class KeyRequest(Row):
+    """A person's new key that waits for its grant; ``message`` and ``curve`` are its public halves in hex."""
+
+    KEY = ("key",)
+
+    key: str
+    subject: str
+    role: int
+    compartment: str
+    message: str
+    curve: str
+    time: int
+
+
 class RevokedKey(Row):
     """A key that is refused from now on; ``number`` counts revocations, so that a missed one shows."""
 

@@ -98,6 +98,12 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
     return msgspec.structs.replace(config, home=home)
 
 
+def defaults(environment: Mapping[str, str] | None = None) -> Config:
+    """Return what holds where neither file nor environment nor options say otherwise."""
+    variables = os.environ if environment is None else environment
+    return Config(home=_default_home(variables), keys=str(_user_configuration(variables) / "keys"))
+
+
 def _default_home(variables: Mapping[str, str]) -> str:
     if os.geteuid() == 0:
         return "/var/lib/enjin"
@@ -111,6 +117,11 @@ def _user_configuration(variables: Mapping[str, str]) -> Path:
 
 def _configuration_directory(variables: Mapping[str, str]) -> Path:
     return Path("/etc/enjin") if os.geteuid() == 0 else _user_configuration(variables)
+
+
+def file_path(environment: Mapping[str, str] | None = None) -> Path:
+    """Return where the configuration file is looked for."""
+    return _configuration_directory(os.environ if environment is None else environment) / "enjin.toml"
 
 
 def _from_file(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 from compartments.charter import ReceiveCharter, StaleCharter
 from compartments.domain import Domain
 from compartments.identity import write_identity
-from compartments.rows import AddressBlock, Charter, Grant, Node
+from compartments.rows import AddressBlock, Charter, Grant, Node, NodeObservation
 from enjin import log
 from enjin.canonical import to_text
 from enjin.errors import EnjinError, InvariantError, Unreachable
@@ -136,7 +136,9 @@ class Caring:
             state, generation = ("gone", node.generation) if running is None else (running.state, running.generation)
             if state == "gone":
                 state = "gone" if node.wanted == "gone" and running is None else "stopped"
-            if state == node.state or (running is None and node.state == "pending") or (generation < node.generation):
+            held = self._domain.world.get(NodeObservation, node.id)
+            known = state == node.state and (running is None or state != "running" or (held is not None and held.generation == generation))
+            if known or (running is None and node.state == "pending") or (generation < node.generation):
                 continue
             isolation = {"means": running.isolation} if running is not None and running.isolation else {}
             with contextlib.suppress(EnjinError):
@@ -255,6 +257,7 @@ class Caring:
     async def _keep_chartered(self) -> None:
         """Bring each running node its newest charter, as soon as something in it changes."""
         while True:
+            self._moved.clear()
             for node, child in list(self._children.items()):
                 try:
                     frame = await self._charter(node)
@@ -266,7 +269,6 @@ class Caring:
                     continue
                 except EnjinError as error:
                     self._log.warning("charter.failed", node=node, error=error)
-            self._moved.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._moved.wait(), 1.0)
 

@@ -23,15 +23,16 @@ from bus.permission import Place
 from compartments import graph
 from compartments.domain import Domain
 from compartments.door import DomainDoor
-from compartments.rows import Cloud
+from compartments.rows import Cloud, Grant
 from enjin import daemon, log
 from enjin.canonical import from_text, to_text
-from enjin.errors import ConfigError, EnjinError, StepFailed
+from enjin.errors import ConfigError, EnjinError, Refused, StepFailed
 from enjin.host import read_bounded
 from keys.keyring import Keyring
 from keys.trust import TrustSet
 from ring0.caring import Caring
-from ring0.foundation import CHANNEL, Foundation, Trust, read_foundation
+from ring0.enrolling import Enrolling
+from ring0.foundation import CHANNEL, Foundation, Trust, read_foundation, read_own_charter
 from ring0.genesis import FoundCloud, Listener
 from ring0.launch import DAEMON_SOCKET, ports
 from ring0.services import SERVICES
@@ -53,17 +54,23 @@ class Ring0:
         self.trust = TrustSet(from_text(told.root))
         self.told = told
         hashes = [self.trust.add(from_text(text)) for text in told.grants]
+        charter = read_own_charter(self.trust, told.charter, foundation.node)
         self.domain = Domain(
             place=Place(node=foundation.node, domain=CHANNEL, channel=CHANNEL, ring=0, path="cloud"),
             keyring=self.keyring,
             trust=self.trust,
             grant=hashes[0],
-            epoch=1,
+            epoch=charter.epoch,
             path=home / "ring0" / "journal.db",
             rows=SERVICES,
             locate=lambda world, name: graph.locate(world, name) if world.count(Cloud) else "cloud",
         )
         self.hub = HubService(home, home / "ring0" / "hub", self.keyring, sys.executable)
+        self._believed = (0, 0)
+        self._believe()
+        if self.keyring.issuer is None:
+            raise ConfigError("ring 0's issuer seed is missing", hint="restore ring0/keys from your copy")
+        self.enrolling = Enrolling(self.domain, self.keyring.issuer)
         self.caring: Caring | None = None
 
     async def run(self, ending: asyncio.Event) -> None:
@@ -81,7 +88,8 @@ class Ring0:
         self.domain.on_change.append(self._changed)
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(work) for work in (self.domain.beacons(), door.serve(), self.caring.run(), _init_lives(init))]
+                works = (self.domain.beacons(), door.serve(), self.caring.run(), self.enrolling.run(), _init_lives(init))
+                tasks = [group.create_task(work) for work in works]
                 daemon.notify("READY=1")
                 self.log.info("daemon.started", number=self.domain.journal.head.number)
                 await ending.wait()
@@ -94,9 +102,27 @@ class Ring0:
             init.close()
 
     def _changed(self) -> None:
+        news = self._believe()
         if self.caring is not None:
             self.caring.poke()
+        self.enrolling.poke()
         self.hub.allow(self.trust.curve_keys(self.domain.journal.now()))
+        if news:
+            self._publish()
+
+    def _believe(self) -> bool:
+        """Believe every enrolled grant whose chain holds, and return whether what we believe has changed."""
+        world = self.domain.world
+        state = (world.count(Grant), len(self.trust.revoked))
+        if state == self._believed:
+            return False
+        self._believed = state
+        for row in sorted(world.all(Grant), key=lambda row: (row.ring, -row.role, row.not_before, row.id)):
+            try:
+                self.trust.add(from_text(row.frame))
+            except Refused as error:
+                self.log.warning("grant.refused", error=error, hash=row.id)
+        return True
 
     def _genesis(self) -> FoundCloud:
         foundation = self.foundation

@@ -191,10 +191,11 @@ def list_keys(_query: ListKeys, world: World, _asker: Asker) -> list[dict[str, A
     for grant in world.all(Grant):
         if grant.key not in newest or newest[grant.key].not_before <= grant.not_before:
             newest[grant.key] = grant
-    return [_line(world, newest[key]) for key in sorted(newest)]
+    return [key_line(world, newest[key]) for key in sorted(newest)]
 
 
-def _line(world: World, grant: Grant) -> dict[str, Any]:
+def key_line(world: World, grant: Grant) -> dict[str, Any]:
+    """Return a key as it is listed."""
     account, node = world.get(Account, grant.subject), world.get(Node, grant.subject)
     revoked = world.get(RevokedKey, grant.key)
     return {

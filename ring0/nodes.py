@@ -172,6 +172,7 @@ def line(world: World, node: Node) -> dict[str, Any]:
         "compartment": place_row.name if place_row is not None else "",
         "tiers": sorted(world.need(Tier, row.tier).name for row in tiers),
         "generation": node.generation,
+        "observed": observed.generation if observed is not None else 0,
         "since": node.since,
         "reason": node.reason,
         "isolation": observed.isolation if observed is not None else {},

@@ -12,7 +12,7 @@ import msgspec
 
 from bus.messages import Fact
 from compartments.row import RoleName
-from compartments.rows import Account, AccountRole, Grant, Membership, RevokedKey, Token
+from compartments.rows import Account, AccountRole, Grant, KeyRequest, Membership, RevokedKey, Token
 from compartments.world import World
 
 
@@ -98,6 +98,32 @@ class TokenRevoked(Fact, kind="token.revoked"):
         world.put(msgspec.structs.replace(world.need(Token, self.id), revoked=self.time))
 
 
+class KeyRequested(Fact, kind="key.requested", kw_only=True):
+    """A grant is asked for, for a new key of *subject*; *message* and *curve* are its public halves in hex."""
+
+    key: str
+    subject: str
+    role: int
+    compartment: str
+    message: str
+    curve: str
+    time: int
+
+    def apply(self, world: World) -> None:
+        """Let it wait for its grant."""
+        world.put(
+            KeyRequest(
+                key=self.key,
+                subject=self.subject,
+                role=self.role,
+                compartment=self.compartment,
+                message=self.message,
+                curve=self.curve,
+                time=self.time,
+            )
+        )
+
+
 class KeyEnrolled(Fact, kind="key.enrolled", kw_only=True):
     """A grant was made for *key* of *subject* (an account or a node)."""
 
@@ -113,7 +139,9 @@ class KeyEnrolled(Fact, kind="key.enrolled", kw_only=True):
     time: int
 
     def apply(self, world: World) -> None:
-        """Add the grant's row."""
+        """Add the grant's row, and end the request for it."""
+        if world.get(KeyRequest, self.key) is not None:
+            world.delete(KeyRequest, self.key)
         world.put(
             Grant(
                 id=self.grant,
@@ -144,4 +172,4 @@ class KeyRevoked(Fact, kind="key.revoked", kw_only=True):
         world.put(RevokedKey(key=self.key, number=self.number, time=self.time, by=self.by, reason=self.reason))
 
 
-FACTS: Final = (RoleNamed, AccountCreated, AccountClosed, TokenCreated, TokenRevoked, KeyEnrolled, KeyRevoked)
+FACTS: Final = (RoleNamed, AccountCreated, AccountClosed, TokenCreated, TokenRevoked, KeyRequested, KeyEnrolled, KeyRevoked)

@@ -14,16 +14,19 @@ from compartments.rows import Node
 from compartments.world import World
 from enjin.canonical import to_text
 from keys.frame import CHARTER, seal
+from keys.keyring import Keyring
+from keys.requests import prove
 from ring0 import charters
 from ring0.accounts import CloseAccount, CreateAccount, CreateToken, RevokeToken
 from ring0.addresses import AssignAddress, CreateNetwork, DelegateBlock, ReleaseAddress
 from ring0.charters import IssueCharter
 from ring0.compartments import ContainCompartment, CreateCompartment, PartCompartment
+from ring0.enrolling import RequestKey
 from ring0.keys import EnrollKey, RevokeKey
 from ring0.nodes import PlaceNode, RemoveNode, ReportNode, RestartNode, StartNode, StopNode
 from ring0.services import SERVICES
 from ring0.tiers import AssignTier, CreateTier, PromoteNode, UnassignTier
-from tests.ring0.book import KEYS, OPERATOR, Book, founded, genesis
+from tests.ring0.book import CLOUD, KEYS, OPERATOR, Book, founded, genesis
 
 TABLE = Table.of(*SERVICES)
 SECRET = hashlib.sha256(b"a secret").hexdigest()
@@ -49,6 +52,13 @@ def issue(book: Book, node: str) -> IssueCharter:
     """Return the wish for *node*'s next charter, as the daemon would send it."""
     said = charters.draft(book.world, book.world.need(Node, node))
     return IssueCharter(domain=node, version=said.version, frame=to_text(seal(CHARTER, canonical(said), KEYS.issuer)))
+
+
+def asking(name: str, *, word: str = "", **fields: Any) -> RequestKey:
+    """Return the wish for a grant for *name*'s new key, which follows from *word* (the name when empty)."""
+    ring = Keyring(CLOUD, hashlib.sha256((word or name).encode()).digest())
+    asked = {"message": ring.message.public.hex(), "curve": ring.curve.public.hex(), "proof": prove(ring, name)}
+    return RequestKey(**({"name": name} | asked | fields))
 
 
 def examples() -> Iterator[tuple[World, Command, Moment]]:
@@ -89,6 +99,7 @@ def examples() -> Iterator[tuple[World, Command, Moment]]:
         ReportNode(node="ring1", generation=1, state="failed", reason="ended with status 1"),
         EnrollKey(frame=KEYS.grant(OPERATOR, "second key")),
         RevokeKey(key=KEYS.key("ring1"), reason="lost"),
+        asking("second-person"),
         CreateAccount(name="another", role="operator", compartment="cloud"),
         CloseAccount(account="someone"),
         CreateToken(account="someone", name="phone", secret_hash="0" * 64),

@@ -1,0 +1,54 @@
+"""Asking for a grant: the proof that whoever asks holds the secret of the key it names.
+
+Owns the statement and its signature. The new key signs its own public halves, the name it asks for and the cloud, so that
+nobody can have a grant made out for another's key. Whether there shall be a grant is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from enjin.canonical import canonical, from_text, to_text
+from keys.keyring import Keyring
+from keys.signing import BadKey, check_public, verify
+
+REQUEST: Final = "application/vnd.enjin.keyrequest.v1+json"
+PUBLIC_DIGITS: Final = 64
+
+
+class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the new key signs; the keys in hex."""
+
+    cloud: str
+    name: str
+    message: str
+    curve: str
+
+
+def prove(keyring: Keyring, name: str) -> str:
+    """Return the proof that we hold *keyring*'s secrets, as base64url text."""
+    asked = KeyRequest(cloud=keyring.cloud, name=name, message=keyring.message.public.hex(), curve=keyring.curve.public.hex())
+    return to_text(keyring.message.sign(REQUEST, canonical(asked)))
+
+
+def check_proof(asked: KeyRequest, proof: str) -> None:
+    """Check that the holder of ``asked.message`` asks for just this.
+
+    Raises:
+        BadKey: A public key is malformed.
+        BadSignature, Malformed: The proof does not hold.
+    """
+    publics = (_public(asked.message), _public(asked.curve))
+    verify(check_public(publics[0]), REQUEST, canonical(asked), from_text(proof))
+
+
+def _public(text: str) -> bytes:
+    try:
+        data = bytes.fromhex(text)
+    except ValueError as error:
+        raise BadKey("a public key is not hex") from error
+    if len(text) != PUBLIC_DIGITS or data.hex() != text:
+        raise BadKey("a public key has 64 lower case hex digits")
+    return data

@@ -1,0 +1,196 @@
+"""`enjin audit`: who did what, when and why, in every ring's journal; and whether the journals hold."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from compartments.audit import LIMIT_MAX, ListEntries, merge
+from compartments.moments import parse_moment
+from enjin.errors import EnjinError, Invalid, Unreachable
+from enjin.host import clock
+from enjin.names import shorten
+from enjin.output import json_option, print_json, print_rows, rfc3339
+from ring0.commands.client import RING1_S, partial, run
+
+if TYPE_CHECKING:
+    from bus.journal.checkpoint import Checkpoint
+    from bus.session import Session
+
+LIMIT_DEFAULT: Final = 50
+VERIFY_S: Final = 60.0
+COLUMNS: Final = {"when": "WHEN", "place": "ENTRY", "name": "WHO", "what": "WHAT", "facts": "MADE TRUE", "why": "WHY"}
+
+
+class WhichRing(Invalid):
+    """An entry's number says nothing without its ring."""
+
+    code = "E-CLI-012"
+    remedy = "add --ring 0 or --ring 1"
+
+
+@click.group("audit")
+def audit() -> None:
+    """Who did what, when and why; and whether the journals hold.
+
+    \b
+    Examples:
+      enjin audit log --since 2h --action app.push
+      enjin audit verify
+    """
+
+
+@audit.command("log")
+@click.option("--ring", type=click.IntRange(0, 1), help="Only this ring's journal.")
+@click.option("--who", default="", metavar="NAME", help="Only what this account or node asked for (a name or id).")
+@click.option("--action", default="", metavar="KIND", help="Only this command, such as app.push.")
+@click.option("--since", default="", metavar="TIME", help="From then on: RFC 3339, 10m, 2h, 3d ago, or an entry's number.")
+@click.option("--until", "until_", default="", metavar="TIME", help="Up to then.")
+@click.option("--limit", type=click.IntRange(1, LIMIT_MAX), default=LIMIT_DEFAULT, show_default=True, help="At most so many, the newest.")
+@json_option
+def log(ring: int | None, who: str, action: str, since: str, until_: str, limit: int, as_json: bool) -> None:
+    """List who did what, when and why: both rings' journals in the order of time."""
+
+    async def work(session: Session) -> tuple[list[dict[str, Any]], list[str]]:
+        names = await people(session)
+        asker = next((identity for identity, name in names.items() if name == who), who)
+        logs, missing = [], []
+        for one in (0, 1) if ring is None else (ring,):
+            try:
+                first, last = await moment(session, ring, since), await moment(session, ring, until_)
+                query = ListEntries(who=asker, command=action, since=first, until=last, limit=limit)
+                logs.append(await session.query(one, query))
+            except EnjinError as error:
+                if one == 0 or ring == 1 or (not isinstance(error, Unreachable) and error.code != "E-DIR-001"):
+                    raise
+                missing.append(f"ring 1: {error.message}")
+        return [line | {"name": names.get(line["who"], line["who"])} for line in merge(*logs)[-limit:]], missing
+
+    lines, missing = run(work)
+    if as_json:
+        print_json([line | {"time": rfc3339(line["time"]), "time_us": line["time"]} for line in lines])
+    else:
+        print_rows([shown(line) for line in lines], COLUMNS, empty="no entries")
+    partial(missing)
+
+
+def shown(line: dict[str, Any]) -> dict[str, Any]:
+    """Return a line as people read it; what came through a token says so."""
+    by = f"{line['name']} (token)" if line["token"] else line["name"]
+    return line | {"when": rfc3339(line["time"]), "place": f"{line['ring']}/{line['number']}", "name": by, "why": shorten(line["why"], 80)}
+
+
+async def people(session: Session) -> dict[str, str]:
+    """Return the names behind the ids that ask: accounts and nodes."""
+    from ring0.accounts import ListAccounts
+    from ring0.nodes import ListNodes
+
+    rows = [(row["id"], row["name"]) for row in await session.query(0, ListAccounts())]
+    return dict(rows + [(row["id"], row["label"]) for row in await session.query(0, ListNodes())])
+
+
+async def moment(session: Session, ring: int | None, text: str) -> int:
+    """Return the microsecond that *text* names; 0 for "". Raises: BadMoment, WhichRing, Invalid."""
+    if not text:
+        return 0
+    at = parse_moment(text, clock().wall_us)
+    if at.number is None:
+        return max(1, at.time or 0)
+    if ring is None:
+        raise WhichRing(f"entry {text} of which ring's journal?")
+    found = await session.query(ring, ListEntries(after=max(0, at.number - 1), limit=1, oldest=True))
+    if not found or found[0]["number"] != at.number:
+        raise Invalid(f"there is no entry {text} in ring {ring}'s journal")
+    return int(found[0]["time"])
+
+
+@audit.command("verify")
+@click.option("--ring", type=click.IntRange(0, 1), help="Only this ring's journal.")
+@json_option
+def verify(ring: int | None, as_json: bool) -> None:
+    """Check chain and signatures of the journals, against the root that your key file pins; ends with 1 when one does not hold.
+
+    Who may read a journal's file checks it here, without its daemon; else the daemon is asked.
+    """
+    rings = run(lambda session: verify_all(session, ring))
+    bad = [one for one in rings if not one["ok"]]
+    if as_json:
+        first = bad[0]["first_bad"] if bad else None
+        print_json({"schema": 1, "entries": sum(one["entries"] for one in rings), "ok": not bad, "first_bad": first, "rings": rings})
+    else:
+        columns = {
+            "ring": "RING",
+            "domain": "DOMAIN",
+            "entries": "ENTRIES",
+            "ok": "OK",
+            "first_bad": "FIRST BAD",
+            "by": "CHECKED BY",
+            "reason": "WHY",
+        }
+        print_rows(rings, columns)
+    if bad:
+        click.get_current_context().exit(1)
+
+
+async def verify_all(session: Session, ring: int | None) -> list[dict[str, Any]]:
+    """Return a verdict for each domain in the directory."""
+    from compartments.history import VerifyAudit
+
+    found = []
+    for reach in session.directory.domains:
+        if ring not in (None, reach.ring):
+            continue
+        path = journal_file(Path(session.config.home), reach.ring, reach.domain)
+        if os.access(path, os.R_OK):
+            said = await asyncio.to_thread(verify_file, session, path, reach.decider, witnessed(session, reach.domain))
+            by = "file"
+        else:
+            answer = await session.query(reach.ring, VerifyAudit(), deadline_s=max(VERIFY_S, RING1_S))
+            said, by = {key: answer[key] for key in ("entries", "ok", "first_bad", "reason")}, "daemon"
+        found.append({"ring": reach.ring, "domain": reach.domain} | said | {"first_bad": said["first_bad"] or None, "by": by})
+    return found
+
+
+def journal_file(home: Path, ring: int, domain: str) -> Path:
+    """Return where the journal of *domain* lies."""
+    return home / "ring0" / "journal.db" if ring == 0 else home / "nodes" / domain / "state" / "ring1" / "journal.db"
+
+
+def witnessed(session: Session, domain: str) -> list[Checkpoint]:
+    """Return what ring 0's own copy of *domain*'s journal shows: its head must be in the journal too."""
+    from bus.journal.checkpoint import Checkpoint
+    from bus.journal.reader import Reader
+
+    path = Path(session.config.home) / "ring0" / "children" / domain / "followed.db"
+    if not os.access(path, os.R_OK):
+        return []
+    with Reader(f"sqlite:///{path}") as reader:
+        meta, commit = reader.meta(), reader.last_commit()
+    if meta is None or commit is None:
+        return []
+    return [Checkpoint(cloud=meta.cloud, domain=meta.domain, epoch=commit.epoch, number=meta.head.number, hash=meta.head.hash)]
+
+
+def verify_file(session: Session, path: Path, decider: str, checkpoints: list[Checkpoint]) -> dict[str, Any]:
+    """Return the verdict on the file at *path*, whose commits one of *decider*'s journal keys must have signed."""
+    from bus.journal.verify import verify as check
+    from enjin.errors import Refused
+    from keys.frame import open_frame
+    from keys.grants import read_grant
+
+    # Only grants that the session believes: each ends in the pinned root.
+    grants = [read_grant(open_frame(frame)) for frame in session.trust.frames()]
+    publics = [bytes.fromhex(grant.keys.journal) for grant in grants if grant.subject == decider and grant.keys.journal]
+
+    def signer_of(identity: str) -> bytes | None:
+        try:
+            return session.trust.key(identity).public
+        except Refused:
+            return None
+
+    said = check(f"sqlite:///{path}", lambda _domain: publics, signer_of=signer_of, checkpoints=checkpoints)
+    return {"entries": said.entries, "ok": said.ok, "first_bad": said.first_bad, "reason": said.reason}
