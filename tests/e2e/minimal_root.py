@@ -28,8 +28,9 @@ UNPROVEN = (
 SOURCES = (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list"))
 CERTIFICATES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 NAMESPACES = ("--mount", "--pid", "--ipc", "--uts", "--net")
-# The root's PID 1 reaps whatever it inherits; a plain `sleep` would leave every orphan behind as a zombie.
+# PID 1 reaps whatever it inherits; a plain `sleep` would leave every orphan behind as a zombie.
 FIRST = "trap 'exit 0' TERM; while :; do sleep 3600 & wait $! || true; done"
+# The root is changed by pivot_root, not chroot: a process in a chroot may make no user namespace.
 ENTER = """
 mount --make-rprivate /
 mount --bind "$1" "$1"
@@ -40,7 +41,13 @@ mount --rbind /dev "$1/dev"
 mount -t tmpfs tmpfs "$1/run"
 mount -t tmpfs tmpfs "$1/tmp"
 hostname minimal
-exec chroot "$1" /bin/sh -c "$2"
+mkdir -p "$1/old"
+cd "$1"
+pivot_root . old
+cd /
+umount -l /old
+rmdir /old
+exec /bin/sh -c "$2"
 """
 
 
@@ -57,8 +64,7 @@ class Root:
     ) -> subprocess.CompletedProcess[str]:
         """Run *words* inside, with a new login's environment."""
         environment = self.environment | {"HOME": home}
-        inside = f"/proc/{self.pid}/root"
-        enter = ["nsenter", f"--target={self.pid}", *NAMESPACES, f"--root={inside}", f"--wd={inside}{cwd}"]
+        enter = ["nsenter", f"--target={self.pid}", *NAMESPACES, f"--wdns={cwd}"]
         drop = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if user else []
         return subprocess.run(
             [*enter, *drop, "env", "-i", *(f"{key}={value}" for key, value in environment.items()), *words],
@@ -114,7 +120,7 @@ def minimal_root() -> Iterator[Root]:
         holder = stack.enter_context(subprocess.Popen(words, stdin=subprocess.DEVNULL))
         stack.callback(holder.kill)
         pid = int(wait_for(lambda: _inner_pid(holder), 10, "the namespaces"))
-        wait_for(lambda: os.readlink(f"/proc/{pid}/root") == str(tree), 10, "the change of root")
+        wait_for(lambda: b"sleep 3600" in Path(f"/proc/{pid}/cmdline").read_bytes(), 10, "the change of root")
         outside = stack.enter_context(
             subprocess.Popen(
                 ["slirp4netns", "--configure", "--disable-host-loopback", "--mtu=65520", str(pid), "tap0"],
