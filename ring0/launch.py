@@ -109,6 +109,7 @@ def init_specification(foundation: Foundation, home: Path, runtime: Path, hands:
             },
             {
                 "name": "daemon", "generation": 1, "restart": "always", "log": True, "env": environment, "uid": daemon, "gid": daemon,
+                "no_new_privs": True,
                 "fds": {"3": f"channel:{HANDS}:1"}, "argv": [python, "-I", "-m", "ring0.daemon", "--home", str(home)],
             },
         ],

@@ -59,6 +59,8 @@ def seal(root: Path, source: str, releases: Path, limit_bytes: int, limit_entrie
             if size > limit_bytes or count > limit_entries:
                 raise TooBig(f"the tree holds more than {limit_bytes} bytes or {limit_entries} entries")
             digest.update(b"\0".join((entry.kind.encode(), entry.detail, os.fsencode(entry.path))) + b"\n")
+        if owner is not None:
+            os.fchown(tree, owner, owner)
         os.fchmod(tree, 0o755)
         os.sync() if count > 2000 else os.fsync(tree)
     finally:
