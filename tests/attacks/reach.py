@@ -67,10 +67,23 @@ def sockets_found(abstract):
                         continue
     return found
 
+def pids():
+    """Every process in sight: those that are listed, else every number that exists."""
+    try:
+        return [name for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return [str(number) for number in range(1, 50000) if os.path.exists("/proc/%d" % number)]
+
+def threads(pid):
+    try:
+        return [int(name) for name in os.listdir("/proc/%s/task" % pid)]
+    except OSError:
+        return [int(pid)]
+
 def others():
     """Processes in sight that are not of our uid."""
     found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    for pid in pids():
         try:
             if os.stat("/proc/" + pid).st_uid != os.getuid():
                 found.append(open("/proc/%s/cmdline" % pid).read())
