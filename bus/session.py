@@ -25,7 +25,7 @@ from enjin.config import Config
 from enjin.errors import Refused, from_reply
 from keys.keyring import Keyring
 from keys.operator import OperatorKey, load_operator_key
-from keys.trust import TrustSet
+from keys.trust import Revoked, TrustSet
 
 CHANNELS: Final = {0: "ring0"}
 
@@ -53,6 +53,11 @@ class Session:
         for text in directory.grants:
             self.trust.add(from_text(text))
         self.grant = self.trust.add(from_text(key.grant))
+        # The directory is only a hint, and whoever wrote it can do no more with this than not to answer: but we need not wait in vain.
+        for identity in directory.revoked:
+            self.trust.revoke(identity, "named in the cloud's directory")
+        if self.trust.revoked.keys() & {self.grant, str(self.keyring.message.key_id)}:
+            raise Revoked("this key was revoked", hint="sign with another key: set ENJIN_KEYS to its directory")
         self._callers: dict[int, Caller] = {}
         self._transports: list[Transport] = []
 
@@ -61,7 +66,7 @@ class Session:
         """Open a session with the cloud at the configured home.
 
         Raises:
-            NoCloud, NoKey, BadKeyFile, ForeignRoot, and what an unbelievable grant raises.
+            NoCloud, NoKey, BadKeyFile, ForeignRoot, Revoked, and what an unbelievable grant raises.
         """
         known = directory or read_directory(config.path)
         return cls(config, known, load_operator_key(config.keys, known.cloud))

@@ -15,8 +15,8 @@ from compartments.rows_accounts import Account, AccountRole, Grant, KeyRequest, 
 
 __all__ = [
     "ROWS", "AccessRule", "AccessRuleSet", "Account", "AccountRole", "AddressBlock", "Charter", "Cloud", "Compartment", "CompartmentKind",
-    "Containment", "Counter", "Endpoint", "Grant", "KeyRequest", "Membership", "Network", "NetworkInterface", "Node", "NodeObservation", "NodeTier",
-    "RevokedKey", "RoleName", "Row", "State", "Strategy", "Task", "Tier", "Token", "Volume", "Wanted",
+    "Containment", "Counter", "Endpoint", "Grant", "KeyRequest", "Membership", "Network", "NetworkInterface", "Node", "NodeObservation",
+    "NodeTier", "RevokedKey", "RoleName", "Row", "State", "Strategy", "Task", "Tier", "Token", "Volume", "Wanted",
 ]  # fmt: skip
 
 
@@ -263,5 +263,6 @@ class Counter(Row):
 
 ROWS: Final = (
     Cloud, Compartment, Containment, Tier, NodeTier, Node, NodeObservation, Network, NetworkInterface, AddressBlock,
-    AccessRuleSet, AccessRule, Task, Account, AccountRole, Membership, Token, Grant, KeyRequest, RevokedKey, Charter, Volume, Endpoint, Counter,
+    AccessRuleSet, AccessRule, Task, Account, AccountRole, Membership, Token, Grant, KeyRequest, RevokedKey, Charter, Volume,
+    Endpoint, Counter,
 )  # fmt: skip

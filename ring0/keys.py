@@ -43,7 +43,7 @@ class LastOperatorKey(Refused):
     """Without the key nobody could operate the cloud."""
 
     code = "E-KEY-003"
-    remedy = "enroll another operator's key first, or say that you mean it"
+    remedy = "make another operator's key first: `enjin key create`; or say --last"
 
 
 class AlreadyRevoked(Refused):

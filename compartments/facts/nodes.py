@@ -82,7 +82,9 @@ class NodeSeen(Fact, kind="node.seen", kw_only=True):
     def apply(self, world: World) -> None:
         """Change what is known of the node; not what is wanted."""
         node = world.need(Node, self.node)
-        since = node.since if node.state == self.state else self.time
+        held = world.get(NodeObservation, self.node)
+        same = node.state == self.state and (held is None or held.generation == self.generation)
+        since = node.since if same else self.time
         world.put(msgspec.structs.replace(node, state=self.state, reason=self.reason, since=since))
         world.put(
             NodeObservation(

@@ -15,7 +15,7 @@ from enjin.errors import EnjinError, Invalid, Unreachable
 from enjin.host import clock
 from enjin.names import shorten
 from enjin.output import json_option, print_json, print_rows, rfc3339
-from ring0.commands.client import RING1_S, partial, run
+from ring0.commands.client import partial, run
 
 if TYPE_CHECKING:
     from bus.journal.checkpoint import Checkpoint
@@ -141,18 +141,31 @@ async def verify_all(session: Session, ring: int | None) -> list[dict[str, Any]]
     from compartments.history import VerifyAudit
 
     found = []
-    for reach in session.directory.domains:
-        if ring not in (None, reach.ring):
+    for one, domain, decider in domains(session):
+        if ring not in (None, one):
             continue
-        path = journal_file(Path(session.config.home), reach.ring, reach.domain)
+        path = journal_file(Path(session.config.home), one, domain)
         if os.access(path, os.R_OK):
-            said = await asyncio.to_thread(verify_file, session, path, reach.decider, witnessed(session, reach.domain))
-            by = "file"
+            said, by = await asyncio.to_thread(verify_file, session, path, decider, witnessed(session, domain)), "file"
         else:
-            answer = await session.query(reach.ring, VerifyAudit(), deadline_s=max(VERIFY_S, RING1_S))
+            answer = await session.query(one, VerifyAudit(), deadline_s=VERIFY_S)
             said, by = {key: answer[key] for key in ("entries", "ok", "first_bad", "reason")}, "daemon"
-        found.append({"ring": reach.ring, "domain": reach.domain} | said | {"first_bad": said["first_bad"] or None, "by": by})
+        found.append({"ring": one, "domain": domain} | said | {"first_bad": said["first_bad"] or None, "by": by})
     return found
+
+
+def domains(session: Session) -> list[tuple[int, str, str]]:
+    """Return (ring, domain, decider) of those that can be reached, and of ring 1's that are stopped but whose journal lies here."""
+    from keys.frame import open_frame
+    from keys.grants import read_grant
+
+    known = [(reach.ring, reach.domain, reach.decider) for reach in session.directory.domains]
+    for frame in session.trust.frames():
+        grant = read_grant(open_frame(frame))
+        here = journal_file(Path(session.config.home), 1, grant.subject)
+        if grant.ring == 1 and grant.subject not in {domain for _, domain, _ in known} and os.access(here, os.R_OK):
+            known.append((1, grant.subject, grant.subject))
+    return sorted(known)
 
 
 def journal_file(home: Path, ring: int, domain: str) -> Path:

@@ -120,9 +120,10 @@ def change(wish: Any, wanted: str, reason: str, detach: bool, as_json: bool) -> 
 
 
 async def answers(session: Any, ring: int) -> bool:
-    """Whether *ring*'s decider answers."""
+    """Whether *ring*'s decider answers; how it is reached may be news."""
     try:
-        await session.head(ring, timeout_s=ANSWER_S)
+        async with await type(session).open(session.config) as fresh:
+            await fresh.head(ring, timeout_s=ANSWER_S)
     except EnjinError:
         return False
     return True
