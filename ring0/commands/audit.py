@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 LIMIT_DEFAULT: Final = 50
 VERIFY_S: Final = 60.0
-COLUMNS: Final = {"when": "WHEN", "place": "ENTRY", "name": "WHO", "what": "WHAT", "facts": "MADE TRUE", "why": "WHY"}
+FACTS_SHOWN: Final = 3
+COLUMNS: Final = {"when": "WHEN", "place": "ENTRY", "name": "WHO", "what": "WHAT", "why": "WHY", "facts": "MADE TRUE"}
 
 
 class WhichRing(Invalid):
@@ -81,7 +82,9 @@ def log(ring: int | None, who: str, action: str, since: str, until_: str, limit:
 def shown(line: dict[str, Any]) -> dict[str, Any]:
     """Return a line as people read it; what came through a token says so."""
     by = f"{line['name']} (token)" if line["token"] else line["name"]
-    return line | {"when": rfc3339(line["time"]), "place": f"{line['ring']}/{line['number']}", "name": by, "why": shorten(line["why"], 80)}
+    facts = [*line["facts"][:FACTS_SHOWN], *(["…"] if len(line["facts"]) > FACTS_SHOWN else [])]
+    place = f"{line['ring']}/{line['number']}"
+    return line | {"when": rfc3339(line["time"]), "place": place, "name": by, "why": shorten(line["why"], 80), "facts": facts}
 
 
 async def people(session: Session) -> dict[str, str]:
