@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -21,6 +20,7 @@ from keys.operator import key_path
 from ring0 import launch, uids
 from ring0.foundation import FILE, Foundation, read_foundation
 from ring0.launch import HANDS, HANDS_SETTINGS, INIT_SOCKET
+from supervision import trees
 from supervision.hands_link import HandsLink
 from supervision.init_link import InitLink
 from supervision.steps import DestroyNode, Done, InspectAll, RemoveFabric, Seen
@@ -59,9 +59,10 @@ def destroy_cloud(config: Config) -> None:
     foundation = read_foundation(config.path)
     if foundation is None:
         return
-    for path in config.path.iterdir():
-        if path.name != FILE:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    # Ring 0's own first, so that a cloud that was half removed is known as one; sealed trees are read-only even for their owner.
+    for name in sorted(os.listdir(config.path), key=lambda name: (name not in ("ring0", "init"), name)):
+        if name != FILE:
+            trees.remove(config.path, name)
     if foundation.privileged:
         uids.release(config.home)
     key_path(config.keys, foundation.cloud).unlink(missing_ok=True)
@@ -88,7 +89,7 @@ async def _lower(home: Path, foundation: Foundation, ran: bool) -> None:
             await init.stop("daemon", grace_ms=2_000)
         with contextlib.suppress(EnjinError):
             await init.stop(HANDS, grace_ms=2_000)
-    if (home / HANDS_SETTINGS).exists():
+    if (home / HANDS_SETTINGS).exists() and (home / "ring0" / "trust.json").exists():
         await _destroy_nodes(home, foundation)
     if init is not None:
         with contextlib.suppress(EnjinError):

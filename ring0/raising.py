@@ -55,6 +55,13 @@ class NotUp(Unreachable):
     remedy = "HOME/log/init.log and `enjin status` say how far it came"
 
 
+class HalfRemoved(ConfigError):
+    """The removal of a cloud was cut off."""
+
+    code = "E-UP-008"
+    remedy = "finish it: `enjin down --destroy`"
+
+
 class Raised(NamedTuple):
     """What `enjin up` found or made."""
 
@@ -70,12 +77,14 @@ def raise_cloud(config: Config, tell: Tell) -> Raised:
     """Raise or mend the cloud at the configured state directory, and return when ring 1's API answers.
 
     Raises:
-        NeedsRoot, MissingProgram, PortTaken, OtherCheckout, NotUp, and what genesis and the runtime copy raise.
+        NeedsRoot, MissingProgram, PortTaken, OtherCheckout, HalfRemoved, NotUp, and what genesis and the runtime copy raise.
     """
     changed: list[str] = []
     foundation = read_foundation(config.path)
     running = foundation is not None and launch.init_runs(config.path)
     strategy = choose_strategy(config, foundation)
+    if foundation is not None and not (config.path / "ring0" / "trust.json").exists():
+        raise HalfRemoved(f"the cloud at {config.home} was being removed")
     if foundation is not None and foundation.checkout != str(checkout()):
         if running:
             raise OtherCheckout(f"the cloud at {config.home} was raised by {foundation.checkout}, and it runs")

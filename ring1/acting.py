@@ -91,7 +91,8 @@ class Acting:
         self.poke()
 
     async def _observe(self) -> Seen:
-        found = (await self._hands.step(InspectAll(), SeenNodes)).nodes
+        seen = await self._hands.step(InspectAll(), SeenNodes)
+        found, self._fabric = seen.nodes, self._fabric and not seen.fabrics
         self._nodes = {node.node: node for node in found}
         world = self._domain.world
         self._builds.watch({node.node: node.control for node in found if world.get(Build, node.node) is not None})
@@ -160,6 +161,8 @@ class Acting:
             "PYTHONDONTWRITEBYTECODE": "1",
             "HOME": "/home/app",
         }
+        if not self._ground.bridge:
+            known["ENJIN_LISTEN"] = step.address  # there is no network of its own: not all of the machine's addresses
         held = world.get(Settings, step.app, step.settings)
         if held is None or not step.keys:
             return known

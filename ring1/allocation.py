@@ -8,6 +8,7 @@ INV-ALL-1: nothing is given out twice while its first holder is there; a uid als
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import itertools
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Final, NamedTuple
 from compartments import addressing
 from compartments.facts.apps import AGENT_COUNTER
 from compartments.facts.instances import PORT_COUNTER, UID_COUNTER
-from compartments.rows import Counter, Network, NetworkInterface
+from compartments.rows import Charter, Counter, Network, NetworkInterface
 from compartments.rows_apps import Agent, Build, Instance, UsedUid
 from compartments.world import World
 
@@ -58,6 +59,8 @@ class Room:
         self._uids = {one.uid for one in world.all(Instance)} | {one.uid for one in world.all(Build)}
         self._ports = {instance.port for instance in world.all(Instance)}
         self._last = {name: row.value if (row := world.get(Counter, name)) else -1 for name in (UID_COUNTER, PORT_COUNTER)}
+        if not own_uids and self._last[PORT_COUNTER] < 0:
+            self._last[PORT_COUNTER] = _first_port(world) - 1
         self._networks = world.find(Network, name=NETWORK)
         self._next = {network.id: network.next for network in self._networks}
         self._taken: set[tuple[str, int]] = set()
@@ -103,6 +106,12 @@ class Room:
 
     def _offset_free(self, network: str, offset: int) -> bool:
         return (network, offset) not in self._taken and self._world.get(NetworkInterface, network, offset) is None
+
+
+def _first_port(world: World) -> int:
+    """Return where a domain without networks of its own begins to give out ports: clouds of one machine begin at different ones."""
+    domain = next((charter.domain for charter in world.all(Charter)), "")
+    return PORTS[int.from_bytes(hashlib.blake2b(domain.encode(), digest_size=4).digest(), "big") % len(PORTS)]
 
 
 def agent_uid(world: World) -> int:

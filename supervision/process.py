@@ -31,6 +31,10 @@ BUBBLEWRAP: Final = "user, mount, pid, ipc and uts namespaces; system call filte
 NOTHING: Final = "no isolation"
 
 
+def _user() -> str:
+    return "root itself" if os.geteuid() == 0 else "the current user"
+
+
 class Process(Strategy):
     """The current user's own processes."""
 
@@ -64,7 +68,11 @@ class Process(Strategy):
             child.go()
 
         identity, status = await plain.launch_plain(self.shop, spec, listeners, table, confine, prepare)
-        return Launched(identity, status, NOTHING if spec.purpose != "ring1" else "a process of the current user")
+        return Launched(identity, status, NOTHING if spec.purpose != "ring1" else self._promise())
+
+    def _promise(self) -> str:
+        """Return what separates a ring 1 node, and what it makes, from the rest of the machine."""
+        return f"a process of {_user()}; its apps: {BUBBLEWRAP if self._wraps() else NOTHING}; builds share the host's network"
 
     def inside(self, record: NodeRecord) -> str:
         return ""
@@ -103,4 +111,3 @@ class Process(Strategy):
         while more := {pid for pid, parent in parents.items() if parent in found} - found:
             found |= more
         return found - {os.getpid()}
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import click
@@ -11,6 +12,8 @@ from enjin import config as configuration
 from enjin.errors import EnjinError, Refused
 from enjin.host import clock
 from enjin.output import ago, json_option, print_json, print_rows, rfc3339, say
+
+UP = ("running", "ready")
 
 
 class NotConfirmed(Refused):
@@ -43,6 +46,10 @@ def up(ring1: str | None, as_json: bool) -> None:
         say(f"cloud {raised.foundation.tag} is up; nothing to change")
     else:
         say(f"cloud {raised.foundation.tag}: {', '.join(raised.changed)}")
+    if raised.foundation.ring1 == "process":
+        say("warning: strategy process: builds and apps share this machine's network; `enjin status` says what else separates them")
+        if os.geteuid() == 0:
+            say("WARNING: strategy process was forced as root: every app and every build runs as ROOT of this machine")
     for share in sorted((config.path / "root").glob("share-*.key")):
         say(f"warning: root key {share} is still on this machine; move it to a place of its own")
     for name, url in raised.endpoints.items():
@@ -105,6 +112,7 @@ async def collect(config: configuration.Config) -> dict[str, Any]:
             nodes += await session.query(1, ListNodes())
         except EnjinError as error:
             warnings.append(f"ring 1: {error.message}")
+        warnings += _unseparated(nodes)
         return {
             "schema": 1,
             "cloud": session.directory.cloud,
@@ -114,10 +122,23 @@ async def collect(config: configuration.Config) -> dict[str, Any]:
         }
 
 
+def _unseparated(nodes: list[dict[str, Any]]) -> list[str]:
+    """Return what has to be said of nodes that little or nothing separates from this machine."""
+    said = [
+        f"{node['label']} is {node['isolation']['means']}"
+        for node in nodes
+        if node["ring"] == 1 and node["strategy"] == "process" and node.get("isolation")
+    ]
+    return said + [
+        f"{node['label']}: no isolation" for node in nodes if node["ring"] == 2 and node.get("isolation", {}).get("means") == "no isolation"
+    ]
+
+
 def _node(node: dict[str, Any]) -> dict[str, Any]:
     since = node.get("since") or 0
     shown = {
         key: node.get(key, "")
         for key in ("id", "ring", "label", "state", "wanted", "strategy", "address", "supervisor", "compartment", "isolation")
     }
-    return shown | {"since": rfc3339(since) if since else "", "since_us": since}
+    uptime = max(0, clock().wall_us - since) // 1_000_000 if since and shown["state"] in UP else 0
+    return shown | {"since": rfc3339(since) if since else "", "since_us": since, "uptime_s": uptime}

@@ -95,12 +95,15 @@ def push(directory: Path, app: str | None, compartment: str, strategy: str | Non
 
 
 async def warn_of_isolation(session: Any, app: str) -> None:
-    """Say it where nothing separates an app's instances from others."""
+    """Say it where little or nothing separates an app's instances, and builds, from the machine."""
     from ring1.nodes import ListNodes
 
     for node in await session.query(1, ListNodes()):
-        if node["label"].startswith(f"{app}.") and node["isolation"].get("means") == "no isolation":
-            say("  warning: no isolation: instances run as the current user on this machine, and builds share its network")
+        if node["label"].startswith(f"{app}.") and node["strategy"] == "process":
+            means = node["isolation"].get("means", "")
+            if means == "no isolation":
+                say("  warning: no isolation: instances run as the user who raised the cloud, with all that this user may")
+            say("  warning: builds and instances share this machine's network: listening on 0.0.0.0 is listening to all of it")
             return
 
 

@@ -40,8 +40,9 @@ def load(target: str) -> Application:
 
 
 def run(application: Application) -> None:
-    """Serve *application* at $PORT of all IPv4 addresses until SIGTERM or SIGINT."""
-    listener = socket.create_server(("0.0.0.0", int(os.environ.get("PORT", "8000"))), backlog=1_024)
+    """Serve *application* at $PORT, of $ENJIN_LISTEN or else of all IPv4 addresses, until SIGTERM or SIGINT."""
+    address = os.environ.get("ENJIN_LISTEN", "0.0.0.0"), int(os.environ.get("PORT", "8000"))
+    listener = socket.create_server(address, backlog=1_024)
     server = Server(application, listener, threads=int(os.environ.get("WEB_THREADS", "16")))
     signal.signal(signal.SIGTERM, server.stop)
     signal.signal(signal.SIGINT, server.stop)
