@@ -5,6 +5,7 @@ May import: init's other modules.
 
 import _signal  # type: ignore[import-not-found]
 import os
+import resource
 import sys
 import time
 
@@ -77,6 +78,7 @@ def main(arguments: list[str]) -> int:
     if os.getsid(0) != os.getpid() and os.getpgid(0) != os.getpid():
         os.setsid()
     prctl(PR_SET_DUMPABLE, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if spec.get("subreaper"):
         prctl(PR_SET_CHILD_SUBREAPER, 1)
     close_except({one["fd"] for one in (*spec.get("controls", ()), *spec.get("listeners", ())) if "fd" in one}, 3)

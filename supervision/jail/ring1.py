@@ -131,7 +131,8 @@ def _inside(plan: Plan) -> None:
     """Finish the tree as root of the new namespaces and let the old root go."""
     stage = plan.stage
     kernel.mount(stage, stage, None, kernel.MS_BIND | kernel.MS_REC)
-    kernel.mount("proc", f"{stage}/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
+    # Locked-down users and agents live in this very namespace: none of them sees another's processes.
+    kernel.mount("proc", f"{stage}/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, "hidepid=2")
     kernel.mount("devpts", f"{stage}/dev/pts", "devpts", kernel.MS_NOSUID | kernel.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620,gid=5")
     for path, options in TEMPORARY.items():
         kernel.mount("tmpfs", stage + path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
