@@ -69,7 +69,10 @@ def destroy_cloud(config: Config) -> None:
     (config.path / FILE).unlink()
     with contextlib.suppress(OSError):
         config.path.rmdir()
-    for directory in (Path(config.keys), Path(config.keys).parent):
+    others = [path for path in Path(config.keys).glob(f"*/{foundation.cloud}.key") if path.is_file()]  # made by `enjin key create`
+    for path in others:
+        path.unlink(missing_ok=True)
+    for directory in (*(path.parent for path in others), Path(config.keys), Path(config.keys).parent):
         with contextlib.suppress(OSError):
             directory.rmdir()
     if os.geteuid() == 0 and LINK.is_symlink() and not _others():

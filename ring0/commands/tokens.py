@@ -72,7 +72,7 @@ def life_s(text: str) -> int:
     if not text:
         return 0
     number, unit = text[:-1], text[-1:]
-    if unit not in SPANS or not number.isdecimal() or len(number) > 6 or not int(number):
+    if unit not in SPANS or not (number.isascii() and number.isdecimal()) or len(number) > 6 or not int(number):
         raise BadLife(f"{text[:40]!r} is not a life")
     return int(number) * SPANS[unit]
 
