@@ -68,6 +68,7 @@ class Caring:
         self._chartered: dict[str, str] = {}
         self._seen: dict[str, Running] = {}
         self._moved = asyncio.Event()
+        self._unmade: tuple[str, ...] = ()
         self._loop = Reconciler(observe=self._observe, plan=self._plan, check=_check, apply=self._apply, name="caring")
         for node in domain.world.find(Node, ring=1):
             self._believe(self.offspring(node.id), node.id)
@@ -120,6 +121,7 @@ class Caring:
 
     async def _observe(self) -> list[Running]:
         seen = await self._hands.step(InspectAll(), Seen)
+        self._unmade = seen.fabrics
         found = {running.node: running for running in seen.nodes}
         changed = {node: running.state for node, running in found.items()} != {node: running.state for node, running in self._seen.items()}
         self._seen = found
@@ -167,7 +169,8 @@ class Caring:
                 self._tasks[node] = asyncio.get_running_loop().create_task(child.run(), name=f"child {node}")
 
     def _plan(self, seen: list[Running]) -> list[Action]:
-        return plan(self._domain.world, seen, self._setting)
+        actions = plan(self._domain.world, seen, self._setting)
+        return [Action("fabric", 1, fabric(self._domain.world, self._setting)), *actions] if self._unmade else actions
 
     async def _apply(self, action: Action) -> None:
         await self._domain.journal.settled()

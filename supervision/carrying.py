@@ -77,7 +77,7 @@ async def ensure_fabric(shop: Workshop, step: steps.EnsureFabric) -> steps.Done:
     if not shop.config.privileged:
         raise steps.Unsupported("a fabric needs hands to be root")
     changed = await shop.worker.call("fabric.ensure", netns=step.netns, bridge=step.bridge, addresses=step.addresses)
-    shop.remember_fabric(step.netns, step.bridge, None)
+    shop.remember_fabric(step.netns, bridge=step.bridge, addresses=step.addresses)
     await shop.apply_rules(step.netns)
     return steps.Done(changed=changed)
 
@@ -105,7 +105,7 @@ def _own_fabric(shop: Workshop, netns: str) -> None:
 async def replace_rules(shop: Workshop, step: steps.ReplaceRules) -> steps.Done:
     """Replace the access rules of a fabric in one transaction."""
     _own_fabric(shop, step.netns)
-    shop.remember_fabric(step.netns, None, step.rules)
+    shop.remember_fabric(step.netns, rules=step.rules)
     await shop.apply_rules(step.netns)
     return steps.Done(changed=True)
 

@@ -181,7 +181,8 @@ class Hands:
         found = []
         for record in self.shop.records.each():
             found.append(await self.drivers[record.spec.strategy].inspect(record.spec.node))
-        return steps.Seen(nodes=tuple(running for running in found if running is not None))
+        nodes = tuple(running for running in found if running is not None)
+        return steps.Seen(nodes=nodes, fabrics=await self.shop.missing_fabrics())
 
     async def stop(self, step: steps.StopNode, _: list[int]) -> steps.Done:
         driver, record = self.driver_of(step.node)

@@ -89,6 +89,19 @@ def ensure_fabric(netns: str, bridge: str, addresses: list[str]) -> bool:
     return changed
 
 
+def fabric_missing(netns: str, bridge: str, addresses: list[str]) -> bool:
+    """Tell whether a bridge that was made is gone, is down or lacks an address; changes nothing."""
+    path = netns_path(netns)
+    if path and not os.path.exists(path):
+        return True
+    with within(path) as route:
+        index = _index(route, bridge)
+        if not index or not route.get_links(index)[0]["flags"] & 1:
+            return True
+        present = {f"{m.get_attr('IFA_ADDRESS')}/{m['prefixlen']}" for m in route.get_addr(index=index)}
+        return bool({str(ipaddress.ip_interface(text)) for text in addresses} - present)
+
+
 def _ensure_netns(name: str) -> bool:
     path = netns_path(name)
     os.makedirs(DIRECTORY, exist_ok=True)
@@ -213,6 +226,18 @@ def missing(netns: str, inside: str, bridge: str, port: str, name: str, addresse
     return lost
 
 
+def way_missing(inside: str, name: str) -> bool:
+    """Tell whether the link that leads out of a node is gone, down, or not its default route any more; changes nothing."""
+    try:
+        with within(inside) as route:
+            index = _index(route, name)
+            if not index or not route.get_links(index)[0]["flags"] & 1:
+                return True
+            return not any(m["dst_len"] == 0 and m.get_attr("RTA_OIF") == index for m in route.get_routes())
+    except FileNotFoundError:
+        return True
+
+
 def detach(netns: str, port: str) -> bool:
     """Remove a node's link; its other end goes with it."""
     path = netns_path(netns)
@@ -240,10 +265,12 @@ def loopback_up(inside: str) -> bool:
 
 OPERATIONS: Final[dict[str, Callable[..., Any]]] = {
     "fabric.ensure": ensure_fabric,
+    "fabric.missing": fabric_missing,
     "fabric.remove": remove_fabric,
     "link.attach": attach,
     "link.missing": missing,
     "link.detach": detach,
+    "way.missing": way_missing,
     "addresses": own_addresses,
     "loopback.up": loopback_up,
 }

@@ -50,6 +50,11 @@ async def open_way(shop: Workshop, spec: NodeSpec, pid: int) -> Identity:
     return await _carry(shop, spec, inside, "10.0.3.0/24", uid=spec.uid)
 
 
+async def leads_out(shop: Workshop, pid: int) -> bool:
+    """Tell whether the network namespace of *pid* still leads out over what was given to it."""
+    return not await shop.worker.call("way.missing", inside=f"/proc/{pid}/ns/net", name=firewall.WAY)
+
+
 async def close_way(shop: Workshop, spec: NodeSpec) -> None:
     """Forget the rules of a node's way out."""
     if shop.ways_out.pop(spec.uid, None) is not None:

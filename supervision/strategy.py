@@ -129,7 +129,7 @@ class Strategy(abc.ABC):
             record = await gather(self.shop, record)
         if spec.interface is not None and self.inside(record):
             await links.attach(self.shop, spec, self.inside(record))
-        if spec.outgoing and not self._way_out(record):
+        if spec.outgoing and not await self._way_out(record):
             record = await self._reopen(record)
         return self.running(record, ())
 
@@ -247,16 +247,22 @@ class Strategy(abc.ABC):
         interface = record.spec.interface
         if interface is not None and self.inside(record):
             lost += await links.missing(self.shop, record.spec, self.inside(record))
-        if record.spec.outgoing and not self._way_out(record):
+        if record.spec.outgoing and not await self._way_out(record):
             lost.append("outgoing")
         return lost
 
-    def _way_out(self, record: NodeRecord) -> bool:
-        return verify(record.helpers.get(outgoing.NAME), self.shop.groups) == "ours"
+    async def _way_out(self, record: NodeRecord) -> bool:
+        """Tell whether the way out is carried, and of a node that stays, whether it still is a way."""
+        if verify(record.helpers.get(outgoing.NAME), self.shop.groups) != "ours" or record.identity is None:
+            return False
+        return record.spec.purpose != "ring1" or await outgoing.leads_out(self.shop, record.identity.pid)
 
     async def _reopen(self, record: NodeRecord) -> NodeRecord:
         if record.identity is None:
             raise NodeFailed(f"{record.spec.node} does not run")
+        before = record.helpers.get(outgoing.NAME)
+        if before is not None and send(before, self.shop.groups, signal.SIGKILL):
+            await self.shop.watch.ended(before, QUIET_S)
         helper = await outgoing.open_way(self.shop, record.spec, record.identity.pid)
         record = msgspec.structs.replace(record, helpers={**record.helpers, outgoing.NAME: helper})
         self.shop.records.save(record)

@@ -45,6 +45,7 @@ class Fabric(msgspec.Struct, frozen=True, omit_defaults=True):
 
     bridge: str = ""
     rules: tuple[Rule, ...] = ()
+    addresses: tuple[str, ...] = ()
 
 
 class Workshop:
@@ -214,13 +215,23 @@ class Workshop:
         text = firewall.fabric_text(fabric.bridge, fabric.rules, {} if netns else self.ways_out)
         await self.worker.call("firewall.replace", inside=f"/run/netns/{netns}" if netns else "", text=text)
 
-    def remember_fabric(self, netns: str, bridge: str | None, rules: tuple[Rule, ...] | None) -> None:
-        """Note a fabric's bridge or rules, for the next hands too."""
+    def remember_fabric(self, netns: str, **news: Any) -> None:
+        """Note a fabric's bridge, addresses or rules, for the next hands too."""
         known = self._fabrics.get(netns, Fabric())
-        fabric = Fabric(bridge=known.bridge if bridge is None else bridge, rules=known.rules if rules is None else rules)
+        fabric = msgspec.structs.replace(known, **news)
         if fabric != known:
             self._fabrics[netns] = fabric
             write_atomic(self.home / FABRICS, msgspec.json.encode(self._fabrics), mode=0o600)
+
+    async def missing_fabrics(self) -> tuple[str, ...]:
+        """Return the bridges that are not as they were made."""
+        lost = []
+        for netns, fabric in self._fabrics.items():
+            if fabric.bridge:
+                asked = {"netns": netns, "bridge": fabric.bridge, "addresses": fabric.addresses}
+                if await self.worker.call("fabric.missing", **asked):
+                    lost.append(fabric.bridge)
+        return tuple(lost)
 
     def forget_fabric(self, netns: str) -> None:
         """Forget a fabric."""

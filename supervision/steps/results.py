@@ -30,9 +30,10 @@ class Running(Record, frozen=True):
 
 
 class Seen(Record, frozen=True):
-    """Answer to ``InspectAll``."""
+    """Answer to ``InspectAll``; *fabrics* are the bridges that are not as they were made."""
 
     nodes: tuple[Running, ...]
+    fabrics: tuple[str, ...] = ()
 
 
 class Done(Record, frozen=True):
