@@ -111,12 +111,12 @@ def _places(world: World) -> tuple[Place, ...]:
 
 
 def _grants(world: World, node: Node) -> tuple[str, ...]:
-    """Return the frames that the domain must believe, parents first: ring 0's, people's, and its own."""
-    rows = [
-        row
-        for row in world.all(Grant)
-        if row.frame and world.get(RevokedKey, row.key) is None and (row.ring == 0 or row.subject == node.id)
-    ]
+    """Return the frames that the domain must believe, parents first: ring 0's, people's, and its own; of each key the newest."""
+    newest: dict[str, Grant] = {}
+    for row in sorted(world.all(Grant), key=lambda row: (row.not_before, row.id)):
+        if row.frame and world.get(RevokedKey, row.key) is None and (row.ring == 0 or row.subject == node.id):
+            newest[row.key] = row
+    rows = newest.values()
     return tuple(row.frame for row in sorted(rows, key=lambda row: (row.ring, row.created, -row.role, row.id)))
 
 
