@@ -30,6 +30,13 @@ def reason_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--reason", default="", metavar="TEXT", help="Why; kept in the journal.")(function)
 
 
+def at_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--at`` to a listing."""
+    return click.option("--at", default="", metavar="TIME", help="As it was then: RFC 3339, 10m, 2h, 3d ago, or an entry's number.")(
+        function
+    )
+
+
 def print_json(value: object) -> None:
     """Print *value* as one JSON document on one line."""
     sys.stdout.write(msgspec.json.encode(value, enc_hook=to_plain).decode() + "\n")

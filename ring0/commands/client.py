@@ -17,7 +17,12 @@ from bus.session import Session
 from enjin import config as configuration
 from enjin.errors import EnjinError, Unreachable
 from enjin.host import monotonic_s
-from enjin.output import ago, print_fields, print_json, print_rows, rfc3339, say
+from enjin.output import ago, at_option, print_fields, print_json, print_rows, rfc3339, say
+
+__all__ = [
+    "PARTIAL", "RING1_S", "NotYet", "ask", "at_option", "both", "detach_option", "done", "partial", "run", "show_one", "show_rows", "told",
+    "until", "want",
+]  # fmt: skip
 
 TIMES: Final = ("created", "since", "expires", "revoked", "time")
 RING1_S: Final = 5.0
@@ -31,13 +36,6 @@ class NotYet(Unreachable):
 
     code = "E-CLI-007"
     remedy = "it goes on; `enjin node show` tells how far it is"
-
-
-def at_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--at`` to a listing."""
-    return click.option("--at", default="", metavar="TIME", help="As it was then: RFC 3339, 10m, 2h, 3d ago, or an entry's number.")(
-        function
-    )
 
 
 def detach_option(function: Callable[..., Any]) -> Callable[..., Any]:

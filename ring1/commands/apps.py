@@ -10,7 +10,7 @@ import click
 
 from enjin.errors import Invalid, Refused
 from enjin.names import NAME_PATTERN, Name
-from enjin.output import ago, json_option, print_fields, print_json, print_rows, reason_option, say
+from enjin.output import ago, at_option, json_option, print_fields, print_json, print_rows, reason_option, say
 
 
 class NotConfirmed(Refused):
@@ -113,13 +113,14 @@ def app_group() -> None:
 
 
 @app_group.command("list")
+@at_option
 @json_option
-def list_apps(as_json: bool) -> None:
+def list_apps(at: str, as_json: bool) -> None:
     """List the apps that you may see."""
     from ring1.apps import ListApps
     from ring1.commands.client import run
 
-    rows = run(lambda session: session.query(1, ListApps()))
+    rows = run(lambda session: session.query(1, ListApps(at=at)))
     if as_json:
         print_json(rows)
         return
@@ -132,13 +133,14 @@ def list_apps(as_json: bool) -> None:
 
 @app_group.command("show")
 @click.argument("app")
+@at_option
 @json_option
-def show_app(app: str, as_json: bool) -> None:
+def show_app(app: str, at: str, as_json: bool) -> None:
     """Show everything about APP."""
     from ring1.apps import ShowApp
     from ring1.commands.client import run
 
-    found = run(lambda session: session.query(1, ShowApp(app=app)))
+    found = run(lambda session: session.query(1, ShowApp(app=app, at=at)))
     print_json(found) if as_json else print_fields(found)
 
 
@@ -161,16 +163,17 @@ def destroy(app: str, yes: bool, reason: str, as_json: bool) -> None:
 
 @click.group("ps", invoke_without_command=True)
 @app_option
+@at_option
 @json_option
 @click.pass_context
-def ps(context: click.Context, app: str | None, as_json: bool) -> None:
+def ps(context: click.Context, app: str | None, at: str, as_json: bool) -> None:
     """List an app's instances; `ps scale web=3` changes how many there are."""
     if context.invoked_subcommand is not None:
         return
     from ring1.commands.client import run
     from ring1.instances import ListInstances
 
-    rows = run(lambda session: session.query(1, ListInstances(app=app or "")))
+    rows = run(lambda session: session.query(1, ListInstances(app=app or "", at=at)))
     if as_json:
         print_json(rows)
         return
@@ -210,13 +213,14 @@ def scale(counts: tuple[str, ...], app: str | None, reason: str, as_json: bool) 
 
 @click.command("releases")
 @app_option
+@at_option
 @json_option
-def releases(app: str | None, as_json: bool) -> None:
+def releases(app: str | None, at: str, as_json: bool) -> None:
     """List an app's releases, newest first."""
     from ring1.commands.client import run
     from ring1.releases import ListReleases
 
-    rows = run(lambda session: session.query(1, ListReleases(app=app_name(app))))
+    rows = run(lambda session: session.query(1, ListReleases(app=app_name(app), at=at)))
     if as_json:
         print_json(rows)
         return
