@@ -46,3 +46,11 @@ def account_of(world: World, account: str, token_id: str, now: int) -> Asker | N
     if row is not None and row.state != "active":
         return None
     return Asker(id=account, role=ROLES.get(token.role, Role.NOBODY), compartment=token.compartment, token=token.id, door="http")
+
+
+def bounded_life(world: World, asker: Asker, expires: int) -> int:
+    """Return when a token that *asker* makes ends: never later than the token by which it asks (0: until it is revoked)."""
+    held = world.get(Token, asker.token) if asker.token else None
+    if held is None or not held.expires:
+        return expires
+    return min(expires, held.expires) if expires else held.expires

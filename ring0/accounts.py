@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from bus.messages import Asker, Command, Fact, Moment, Query, Question, Role, Rule
 from compartments import graph, lookup, standing
+from compartments.accounts import bounded_life
 from compartments.facts.accounts import AccountClosed, AccountCreated, TokenCreated, TokenRevoked
 from compartments.row import RoleName
 from compartments.rows import Account, Compartment, Membership, Token
@@ -155,7 +156,7 @@ def create_token(wish: CreateToken, world: World, at: Moment) -> Iterator[Fact]:
         compartment=place.id,
         role=wish.role,
         secret_hash=str(wish.secret_hash),
-        expires=wish.expires,
+        expires=bounded_life(world, at.asker, wish.expires),
         time=at.time,
     )
 

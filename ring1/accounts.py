@@ -3,7 +3,8 @@
 Owns ``token.create``, ``token.revoke`` and ``token.list``. A token hangs from the account of whoever asks and only narrows;
 its secret is made by the client, which sends the hash alone. What an account may do is ``compartments.standing``. Pure.
 
-INV-ACC-1: nobody makes a token that may do more than they may, nor beyond their compartment.
+INV-ACC-1: nobody makes a token that may do more than they may, nor beyond their compartment, nor longer than their own.
+INV-ACC-2: a token sees and revokes tokens of its own compartment alone, also where others hang from the same account.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final
 
 from bus.messages import Asker, Command, Fact, Moment, Query, Question, Role, Rule
 from compartments import graph
+from compartments.accounts import bounded_life
 from compartments.facts.accounts import AccountCreated, RoleNamed, TokenCreated, TokenRevoked
 from compartments.lookup import NameTaken, NoSuchToken
 from compartments.row import RoleName
@@ -21,7 +23,7 @@ from compartments.rows import Account, AccountRole, Compartment, Token
 from compartments.world import World
 from enjin.errors import Forbidden, Invalid
 from enjin.names import Name, shorten
-from ring1.tenancy import find_compartment, name_of, suggestion, where_compartment
+from ring1.tenancy import find_compartment, name_of, sees, suggestion, where_compartment
 
 LEVELS: Final[dict[RoleName, Role]] = {"tenant": Role.TENANT, "operator": Role.OPERATOR}
 HASH: Final = re.compile(r"[0-9a-f]{64}")
@@ -90,7 +92,7 @@ def create(wish: CreateToken, world: World, at: Moment) -> Iterator[Fact]:
         compartment=compartment.id,
         role=wish.role,
         secret_hash=wish.secret_hash,
-        expires=at.time + wish.life_s * SECOND_US if wish.life_s else 0,
+        expires=bounded_life(world, asker, at.time + wish.life_s * SECOND_US if wish.life_s else 0),
         time=at.time,
     )
 
@@ -122,7 +124,7 @@ def revoke(wish: RevokeToken, world: World, at: Moment) -> Iterator[Fact]:
 
 def _visible(world: World, asker: Asker) -> list[Token]:
     tokens = world.all(Token) if asker.role >= Role.OPERATOR and not asker.token else world.find(Token, account=asker.id)
-    return [token for token in tokens if not token.revoked]
+    return [token for token in tokens if not token.revoked and sees(world, asker, token.compartment)]
 
 
 def list_tokens(query: ListTokens, world: World, asker: Asker) -> object:
