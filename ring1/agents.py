@@ -102,7 +102,7 @@ class Agents:
         }
         await self._init.spawn(service)
         agent.pipe = PipeTransport(await self._init.take(handles[1]))
-        await self._domain.dispatcher.serve(agent.pipe, "pipe")
+        await self._domain.dispatcher.serve(agent.pipe, f"pipe:{agent.node}")
         agent.caller = Caller(agent.pipe, self._domain.speaker, self._domain.trust, responder=agent.node, ring=self._domain.place.ring)
         self._agents[compartment] = agent
 
