@@ -25,6 +25,7 @@ from compartments.history import GetHead
 from enjin import config as configuration
 from enjin.errors import Unreachable
 from enjin.host import clock, request_id
+from ring0.commands import audit
 from ring0.compartments import CreateCompartment
 from tests.cloud import ROOT, wait_for
 from tests.e2e.clouds import Raised
@@ -338,6 +339,46 @@ def test_the_journals_verify_and_a_changed_byte_shows(fresh_cloud: Raised) -> No
     said = json.loads(done.stdout)
     assert (1, False, number) == (done.returncode, said["ok"], said["first_bad"])
     assert [one["ok"] for one in said["rings"]] == [False, True]
+
+
+def test_who_may_not_read_the_files_asks_the_daemons(cloud: Raised, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without access to a journal's file each ring's own daemon checks it; the verdict has the same form."""
+    monkeypatch.setattr(audit, "journal_file", lambda home, _ring, _domain: home / "no" / "such" / "file")
+
+    async def verify() -> list[dict[str, Any]]:
+        async with await Session.open(cloud.config) as session:
+            return await audit.verify_all(session, None)
+
+    here = {one["ring"]: set(one) for one in cloud.json("audit", "verify")["rings"]}
+    rings = asyncio.run(verify())
+    assert [(one["ring"], one["ok"], one["first_bad"], one["by"]) for one in rings] == [
+        (0, True, None, "daemon"),
+        (1, True, None, "daemon"),
+    ]
+    assert {one["ring"]: set(one) for one in rings} == here
+
+
+def test_the_logs_of_both_rings_are_one(hello: Raised) -> None:
+    """In the order of time, with names; filters narrow it; a time and an entry's number both work; nothing else counts as a time."""
+    lines = hello.json("audit", "log", "--limit", "1000")
+    assert {line["ring"] for line in lines} == {0, 1}
+    assert [line["time_us"] for line in lines] == sorted(line["time_us"] for line in lines)
+    pushes = hello.json("audit", "log", "--action", "app.push", "--who", "operator")
+    assert pushes
+    assert {(line["what"], line["name"], line["ring"]) for line in pushes} == {("app.push", "operator", 1)}
+    third = [line["number"] for line in hello.json("audit", "log", "--ring", "0", "--since", "3", "--until", "5")]
+    assert third == [3, 4, 5]
+    assert hello.json("audit", "log", "--until", "2020-01-01T00:00:00Z") == []
+    assert len(hello.json("audit", "log", "--since", "1d", "--limit", "3")) == 3
+    refused(hello, "audit", "log", "--since", "soon", code="E-MOM-001")
+    assert "app.push" in hello.run("audit", "log", "--action", "app.push").stdout
+
+
+def test_apps_are_listed_as_they_were(hello: Raised) -> None:
+    """Before the first entry of ring 1 there was no app."""
+    assert "hello" in {row["name"] for row in hello.json("app", "list")}
+    assert hello.json("app", "list", "--at", "1") == []
+    assert hello.json("ps", "--at", "1") == []
 
 
 def test_a_tenants_own_key_operates_nothing(cloud: Raised) -> None:
