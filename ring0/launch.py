@@ -77,7 +77,7 @@ def hands_settings(foundation: Foundation, home: Path, runtime: Path, registry: 
         "tag": foundation.tag,
         "home": str(home),
         "runtime": str(runtime),
-        "roots": {"home": str(home), "nodes": str(home / "nodes")},
+        "roots": {"nodes": str(home / "nodes")},
         "privileged": foundation.privileged,
         "uids": [[first, first + 8 * 65_536 - 1]] if foundation.privileged else [],
         "host_directories": list(registry.directories),

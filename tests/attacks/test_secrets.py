@@ -209,6 +209,8 @@ def test_the_daemons_directory_holds_nothing_that_root_relies_on(cloud: Cloud) -
     assert uid != 0
     writable = sorted(path.name for path in cloud.home.iterdir() if path.stat().st_uid == uid or path.stat().st_mode & 0o002)
     assert writable == ["bus", "ring0", "run"]
+    roots = msgspec.json.decode((cloud.home / "init" / "hands.json").read_bytes())["roots"]
+    assert roots == {"nodes": str(cloud.home / "nodes")}  # hands removes and shows what lies in there, and nothing else of HOME
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{daemon.pid}/status").read_text().splitlines() if ":\t" in line)
     assert (int(status["CapEff"], 16), int(status["CapPrm"], 16), status["NoNewPrivs"]) == (0, 0, "1")
     assert status["Groups"].split() in ([], [str(uid)])
