@@ -228,8 +228,7 @@ class Workshop:
         lost = []
         for netns, fabric in self._fabrics.items():
             if fabric.bridge:
-                asked = {"netns": netns, "bridge": fabric.bridge, "addresses": fabric.addresses}
-                if await self.worker.call("fabric.missing", **asked):
+                if await self.worker.call("fabric.missing", netns=netns, bridge=fabric.bridge, addresses=fabric.addresses):
                     lost.append(fabric.bridge)
         return tuple(lost)
 
