@@ -30,7 +30,7 @@ class Booted:
 
     def run(self, *words: str, seconds: float = 110) -> subprocess.CompletedProcess[str]:
         """Run *words* inside as root, as a new login would."""
-        enter = ["nsenter", f"--target={self.leader}", "--mount", "--pid", "--ipc", "--uts", "--net", "--cgroup", "--wd=/"]
+        enter = ["nsenter", f"--target={self.leader}", "--mount", "--pid", "--ipc", "--uts", "--net", "--cgroup", "--wdns=/"]
         setting = ["env", "-i", "HOME=/root", "LANG=C.UTF-8", f"PATH={ENJIN.parent}:/usr/sbin:/usr/bin:/sbin:/bin"]
         return subprocess.run(
             [*enter, *setting, *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False, timeout=seconds
@@ -47,8 +47,12 @@ def _groups() -> set[Path]:
 
 
 def _leader(container: subprocess.Popen[bytes]) -> int:
-    children = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text(encoding="utf-8").split()
-    return int(children[0]) if children else 0
+    """Return the pid of the container's systemd; 0 while nspawn is still on the way to it."""
+    for child in Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text(encoding="utf-8").split():
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{child}/comm").read_text(encoding="utf-8") == "systemd\n":
+                return int(child)
+    return 0
 
 
 def _end(container: subprocess.Popen[bytes], leader: int) -> None:
