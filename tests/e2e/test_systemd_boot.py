@@ -47,10 +47,21 @@ def answers(root: Booted) -> bool:
     return root.run("/usr/bin/python3", "-I", "-c", code).stdout == "200\n"
 
 
+def mounts(root: Booted) -> set[str]:
+    """Return the mount points that are not enjin's own."""
+    lines = root.run("cat", "/proc/mounts").stdout.splitlines()
+    return {place for line in lines if "enjin" not in (place := line.split()[1])}
+
+
 def test_up_makes_and_starts_a_unit(root: Booted) -> None:
-    """`enjin up` puts the unit where systemd looks, starts it, and its main process is ring 0's init."""
+    """`enjin up` puts the unit where systemd looks, starts it, and its main process is ring 0's init.
+
+    systemd shares the machine's mounts with every new mount namespace: what a jail unmounts must not vanish here.
+    """
+    before = mounts(root)
     done = root.run("enjin", "up")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert before - mounts(root) == set()
     name = unit(root)
     assert root.show(name, "ActiveState") == "active"
     line = root.run("cat", f"/proc/{root.show(name, 'MainPID')}/cmdline").stdout
