@@ -6,6 +6,7 @@ the numbers have no names and no log-in. Blocks that /etc/subuid gives to somebo
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -32,9 +33,8 @@ class NoUids(Refused):
 
 @contextmanager
 def _locked() -> Iterator[dict[str, int]]:
-    lock = os.open(FILE.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = _lock()
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         table: dict[str, int] = json.loads(FILE.read_text()) if FILE.exists() else {}
         before = dict(table)
         yield table
@@ -44,6 +44,18 @@ def _locked() -> Iterator[dict[str, int]]:
             FILE.unlink(missing_ok=True)
             FILE.with_suffix(".lock").unlink(missing_ok=True)
     finally:
+        os.close(lock)
+
+
+def _lock() -> int:
+    """Return a descriptor that holds the lock; the file may have been removed by its last holder while we waited."""
+    path = FILE.with_suffix(".lock")
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), os.stat(path)):
+                return lock
         os.close(lock)
 
 
