@@ -134,7 +134,8 @@ class Caller:
                 request.digests.add(open_frame(frame).digest)
                 try:
                     await self.transport.publish(subject, frame)
-                    reply, time = await asyncio.wait_for(asyncio.shield(request.answer), min(left, wait_s * _jitter()))
+                    async with asyncio.timeout(min(left, wait_s * _jitter())):
+                        reply, time = await asyncio.shield(request.answer)
                 except (TimeoutError, TransportFull):
                     self.counters["repeated"] += 1
                     wait_s = min(wait_s * 2, WAIT_MAX_S)

@@ -134,7 +134,8 @@ class ZmqTransport:
         self._wishes.append((marker, True))
         self._ring()
         try:
-            await asyncio.wait_for(heard.wait(), CONFIRM_AGAIN_S)
+            async with asyncio.timeout(CONFIRM_AGAIN_S):
+                await heard.wait()
         except TimeoutError:
             return False
         finally:

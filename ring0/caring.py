@@ -273,7 +273,8 @@ class Caring:
                 except EnjinError as error:
                     self._log.warning("charter.failed", node=node, error=error)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._moved.wait(), 1.0)
+                async with asyncio.timeout(1.0):
+                    await self._moved.wait()
 
 
 def _memory(settings: dict[str, Any]) -> int:

@@ -167,7 +167,8 @@ class Child:
             self._moved.clear()
             await self._catch_up(caller)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._moved.wait(), FOLLOW_S)
+                async with asyncio.timeout(FOLLOW_S):
+                    await self._moved.wait()
 
     def _beacon(self, opened: Any) -> None:
         number = msgspec.json.decode(opened.statement.body).get("number", 0)

@@ -102,7 +102,8 @@ async def read_some(descriptor: int, deadline_s: float, complaint: str) -> bytes
 
     loop.add_reader(descriptor, readable)
     try:
-        await asyncio.wait_for(ready, deadline_s)
+        async with asyncio.timeout(deadline_s):
+            await ready
     except TimeoutError as error:
         raise NodeFailed(complaint) from error
     finally:

@@ -80,7 +80,8 @@ class HandsLink:
         self._waiting[identity] = future
         try:
             await self._send(msgspec.json.encode({"id": identity, "step": step}))
-            answer = await asyncio.wait_for(future, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                answer = await future
         except TimeoutError as error:
             raise HandsSilent(f"hands did not answer {type(step).__name__} within {timeout_s:g} s") from error
         finally:

@@ -254,7 +254,8 @@ class InitLink:
         loop.add_writer(self._socket.fileno(), writable.set)
         try:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(writable.wait(), 1.0)
+                async with asyncio.timeout(1.0):
+                    await writable.wait()
         finally:
             if not self._closed:
                 loop.remove_writer(self._socket.fileno())

@@ -142,7 +142,8 @@ class Reconciler(Generic[Seen]):
         if deadline is not None:
             until = min(until, deadline)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), max(self._pace.gap_s, until - now))
+            async with asyncio.timeout(max(self._pace.gap_s, until - now)):
+                await self._wake.wait()
         if self._wake.is_set():
             await asyncio.sleep(self._pace.gap_s)
 
@@ -153,7 +154,8 @@ class Reconciler(Generic[Seen]):
         if self._defect is not None:
             raise self._defect
         try:
-            seen = await asyncio.wait_for(self._observe(), self._pace.observe_s)
+            async with asyncio.timeout(self._pace.observe_s):
+                seen = await self._observe()
         except (StepFailed, OSError, TimeoutError) as error:
             self._blind += 1
             self._log.warning("reconcile.blind", error=error, rounds=self._blind)

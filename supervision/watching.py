@@ -90,7 +90,8 @@ class Watch:
         if status is not None:
             self._reaper.reap()
             with contextlib.suppress(TimeoutError):
-                code = await asyncio.wait_for(asyncio.shield(status), 1.0)
+                async with asyncio.timeout(1.0):
+                    code = await asyncio.shield(status)
         self._told(node, generation, code)
 
     def _told(self, node: str, generation: int, status: int | None) -> None:
@@ -122,7 +123,8 @@ class Watch:
 
         loop.add_reader(descriptor, readable)
         try:
-            await asyncio.wait_for(gone, deadline_s)
+            async with asyncio.timeout(deadline_s):
+                await gone
         except TimeoutError:
             return verify(identity, self._groups) == "gone"
         finally:

@@ -227,10 +227,13 @@ class Workshop:
         """Return the bridges that are not as they were made."""
         lost = []
         for netns, fabric in self._fabrics.items():
-            if fabric.bridge:
-                if await self.worker.call("fabric.missing", netns=netns, bridge=fabric.bridge, addresses=fabric.addresses):
-                    lost.append(fabric.bridge)
+            if fabric.bridge and await self._missing(netns, fabric):
+                lost.append(fabric.bridge)
         return tuple(lost)
+
+    async def _missing(self, netns: str, fabric: Fabric) -> list[str]:
+        found: list[str] = await self.worker.call("fabric.missing", netns=netns, bridge=fabric.bridge, addresses=fabric.addresses)
+        return found
 
     def forget_fabric(self, netns: str) -> None:
         """Forget a fabric."""

@@ -94,7 +94,8 @@ class Feed:
             while not self._closed:
                 if not reader.waiting:
                     try:
-                        await asyncio.wait_for(reader.bell.wait(), pause_s)
+                        async with asyncio.timeout(pause_s):
+                            await reader.bell.wait()
                     except TimeoutError:
                         yield []
                         continue

@@ -129,4 +129,5 @@ async def until(session: Session, what: Callable[[], Awaitable[Any]], name: str,
         if monotonic_s() > deadline:
             raise NotYet(f"{name} after {wait_s:g} s")
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(moved.wait(), POLL_S)
+            async with asyncio.timeout(POLL_S):
+                await moved.wait()

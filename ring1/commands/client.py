@@ -136,7 +136,8 @@ async def follow(session: Session, operation: str, stages: Stages) -> dict[str, 
         if now["state"] == "failed":
             raise _failure(now)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(moved.wait(), POLL_S)
+            async with asyncio.timeout(POLL_S):
+                await moved.wait()
     raise Unreachable(f"operation {operation} has not ended after {OPERATION_S:g} s; it goes on")
 
 
