@@ -29,7 +29,7 @@ def test_only_old_blobs_that_nothing_names_go(tmp_path: Path) -> None:
     wanted, old, young = (put(store, text) for text in (b"wanted", b"old one", b"young"))
     for digest in (wanted, old):
         os.utime(store.path(digest), (1, 1))
-    assert 1 == store.prune({str(wanted)}, 60)
-    assert (True, False, True) == tuple(store.path(digest).exists() for digest in (wanted, old, young))
+    assert store.prune({str(wanted)}, 60) == 1
+    assert tuple(store.path(digest).exists() for digest in (wanted, old, young)) == (True, False, True)
     assert len(b"wanted") + len(b"young") == store.used("somebody")
-    assert 0 == store.prune({str(wanted)}, 60)
+    assert store.prune({str(wanted)}, 60) == 0

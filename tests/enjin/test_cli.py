@@ -30,25 +30,25 @@ def test_version_and_help_name_every_section() -> None:
 def test_wrong_usage_is_one_line_and_status_2() -> None:
     """A typo is answered with what was meant, on standard error, with a code."""
     done = run("stauts")
-    assert (2, "") == (done.returncode, done.stdout)
+    assert (done.returncode, done.stdout) == (2, "")
     assert "did you mean 'status'?" in done.stderr
     assert done.stderr.rstrip().endswith("[E-CLI-001]")
-    assert 1 == len(done.stderr.splitlines())
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_codes_are_explained() -> None:
     """`enjin help CODE` knows every code of every module, also of those that no command loads."""
     for code in ("E-STP-004", "E-API-001", "E-PKG-004", "E-JNL-001", "E-UP-001"):
         done = run("help", code)
-        assert (0, "") == (done.returncode, done.stderr)
+        assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith(f"{code}: ")
-    assert 2 == run("help", "E-NOT-999").returncode
+    assert run("help", "E-NOT-999").returncode == 2
 
 
 def test_without_a_cloud_the_answer_says_so() -> None:
     """A command for a cloud that is not there: one line, a code, status 1."""
     environment = os.environ | {"ENJIN_HOME": "/var/tmp/enjin-none"}
     done = subprocess.run([str(ENJIN), "status"], capture_output=True, text=True, timeout=60, check=False, env=environment)
-    assert 1 == done.returncode
+    assert done.returncode == 1
     assert "[E-DIR-001]" in done.stderr
-    assert 1 == len(done.stderr.splitlines())
+    assert len(done.stderr.splitlines()) == 1

@@ -14,7 +14,7 @@ from supervision.steps import StopNode as StopStep
 from tests.ring0.book import Book, founded
 
 SETTING = Setting(
-    tag="0a1b2c", home="/h", runtime="/h/runtime/x", daemon_uid=524_288, host_directories=("/opt/wheels",), closed=("192.0.2.1/32",)
+    tag="0a1b2c", home="/h", runtime="/h/runtime/x", daemon_uid=524_288, host_directories=("/srv/wheels",), closed=("192.0.2.1/32",)
 )
 
 
@@ -93,7 +93,7 @@ def test_the_specification_says_everything(book: Book) -> None:
     words = [word for service in spec.services for word in service.argv]
     if spec.strategy == "jail":
         assert (spec.range, spec.outgoing, spec.interface is not None) == (524_288 + 65_536, True, True)
-        assert [mount.source for mount in spec.mounts] == ["/opt/wheels"]
+        assert [mount.source for mount in spec.mounts] == ["/srv/wheels"]
         assert not any(word.startswith("/h/") for word in words)
     else:
         assert (spec.range, spec.outgoing, spec.interface, spec.mounts) == (0, False, None, ())
