@@ -164,7 +164,7 @@ def _make_directories(home: Path, owner: int) -> None:
         ("run", 0o711),
         ("bus", 0o711),
         ("runtime", 0o755),
-        ("nodes", 0o711),
+        ("nodes", 0o710),
         ("log", 0o700),
     ):
         path = home / name
@@ -175,6 +175,7 @@ def _make_directories(home: Path, owner: int) -> None:
     if os.geteuid() == 0:
         for name in ("ring0", "ring0/keys", "run", "bus"):
             os.chown(home / name, owner, owner)
+        os.chown(home / "nodes", -1, owner)  # the daemon passes through to ring 1's socket; no other user of the host does
 
 
 def everything(compartment: str) -> tuple[Capability, ...]:

@@ -220,7 +220,7 @@ def show_revoked(wish: RevokeKey, world: World, _at: Moment) -> object:
 
 
 TABLE: Final = (
-    Rule(EnrollKey, enroll, allow=Role.OPERATOR),
+    Rule(EnrollKey, enroll, allow=Role.SUPERVISOR),
     Rule(RevokeKey, revoke, allow=Role.OPERATOR, result=show_revoked),
     Question(ListKeys, list_keys, allow=Role.OPERATOR),
 )

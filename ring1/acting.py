@@ -11,17 +11,18 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
+from bus.http.blobs import BlobStore
 from compartments.domain import Domain
 from compartments.identity import Identity
 from compartments.rows import Compartment
-from compartments.rows_apps import Build, SealingKey, Settings
+from compartments.rows_apps import Build, Release, SealingKey, Settings
 from enjin import log
 from enjin.errors import EnjinError, StepFailed
 from keys.keyring import KeyPair, create_seed
 from keys.sealing import open_value
 from ring1 import steps
 from ring1.agents import Agents
-from ring1.builds import Builds
+from ring1.builds import Builds, NoSource
 from ring1.packages import list_trees
 from ring1.plan import Seen, plan
 from ring1.releases import BuildFailed, Built, Failed
@@ -41,9 +42,12 @@ WHY_LINES: Final = 40
 class Acting:
     """What ring 1 does for ring 2."""
 
-    def __init__(self, domain: Domain, identity: Identity, hands: int, agents: Agents, router: Router, ground: Ground) -> None:
+    def __init__(
+        self, domain: Domain, identity: Identity, hands: int, agents: Agents, router: Router, ground: Ground, blobs: BlobStore
+    ) -> None:
         self._domain, self._identity, self._agents, self._router, self._ground = domain, identity, agents, router, ground
         self._home = Path(identity.home)
+        self._blobs = blobs
         self._log = log.get("acting")
         self._hands = HandsLink(hands, self._exited)
         self._builds = Builds(self._home, self.poke)
@@ -61,7 +65,7 @@ class Acting:
             steps.DrainServer: lambda step: self._router.drained(step.instance, step.deadline_ms / 1000),
             steps.CollectBuild: self._collect,
             steps.Say: lambda step: self._domain.wish(step.wish),
-            StartNode: lambda step: self._hands.step(step, Running),
+            StartNode: self._start_node,
             EnsureFabric: self._ensure_fabric,
             RemoveTree: lambda step: self._hands.step(step, Done),
         }
@@ -127,6 +131,18 @@ class Acting:
         else:
             await self._hands.step(step, Done)
         self.poke()
+
+    async def _start_node(self, step: StartNode) -> None:
+        """Start a node; a build only of a source that its pusher has uploaded."""
+        build = self._domain.world.get(Build, step.spec.node)
+        if build is not None:
+            pusher = self._domain.world.need(Release, build.app, build.release).by
+            if not self._blobs.holds(build.source, pusher):
+                text = f"the source {build.source[:12]} was not uploaded by {pusher}"
+                wish = Failed(app=build.app, release=build.release, stage="build", code=NoSource.code, text=text)  # type: ignore[arg-type]
+                await self._domain.wish(wish)
+                return
+        await self._hands.step(step, Running)
 
     async def _ensure_fabric(self, step: EnsureFabric) -> None:
         await self._hands.step(step, Done)

@@ -14,13 +14,20 @@ from typing import Final
 import msgspec
 
 from enjin import log
-from enjin.errors import EnjinError
+from enjin.errors import EnjinError, NotFound
 from ring1.specs import BUILDER
 from supervision.init_link import InitLink
 
 LINES_MAX: Final = 10_000
 TAIL_LINES: Final = 60
 AGAIN_S: Final = 0.2
+
+
+class NoSource(NotFound):
+    """The source was not uploaded by whoever pushes it."""
+
+    code = "E-REL-009"
+    remedy = "upload it first: `enjin push` does"
 
 
 class Report(msgspec.Struct, kw_only=True):

@@ -114,12 +114,12 @@ class Ring1:
         router = Router(self._router_settings())
         agents = Agents(domain, self.keyring, identity, init, self.home, self._poke)
         ground = self._ground(router)
-        self.acting = Acting(domain, identity, self.hands, agents, router, ground)
+        blobs = BlobStore(self.home / "blobs")
+        self.acting = Acting(domain, identity, self.hands, agents, router, ground, blobs)
         await domain.serve(transport)
         domain.on_change.append(self._changed)
         Progress(domain)
         await self._start_router(init, router)
-        blobs = BlobStore(self.home / "blobs")
         door = DomainDoor(domain, await init.take("listener:api1"), name="ring 1", blobs=blobs)
         try:
             async with asyncio.TaskGroup() as group:

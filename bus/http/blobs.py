@@ -118,6 +118,10 @@ class BlobStore:
                     upload.part.unlink()
         return Stored(str(digest), upload.size, known)
 
+    def holds(self, digest: str, account: str) -> bool:
+        """Whether *account* itself has put the blob with *digest*: knowing a digest is not having the bytes."""
+        return (self._shelf(account) / digest).exists()
+
     def prune(self, kept: Collection[str], minimum_age_s: int) -> int:
         """Remove every blob that is not in *kept* and older than *minimum_age_s*, give its room back, and return how many went.
 
