@@ -16,6 +16,12 @@ from supervision.steps import NodeFailed
 from supervision.workshop import Workshop
 
 
+class Scattered(NodeFailed):
+    """Processes of a node cannot be moved back into its control groups."""
+
+    code = "E-NOD-107"
+
+
 async def gather(shop: Workshop, record: NodeRecord) -> NodeRecord:
     """Make lost control groups anew and move the node's processes back into them."""
     groups, identity, spec = shop.groups, record.identity, record.spec
@@ -28,7 +34,7 @@ async def gather(shop: Workshop, record: NodeRecord) -> NodeRecord:
             with contextlib.suppress(ProcessLookupError):
                 groups.attach(spec.node, pid, spec.purpose == "ring1")
     except OSError as error:
-        raise NodeFailed(f"processes of {spec.node} cannot be moved back into their control groups: {error.strerror}") from error
+        raise Scattered(f"processes of {spec.node} cannot be moved back into their control groups: {error.strerror}") from error
     again = identify(identity.pid, groups)
     record = msgspec.structs.replace(record, identity=again)
     shop.records.save(record)

@@ -100,6 +100,23 @@ def send(identity: Identity | None, groups: Groups | None, number: signal.Signal
     return True
 
 
+def kill(identity: Identity | None) -> None:
+    """End a node's init wherever it was moved: recorded by boot, pid and start time, and an init by its command line.
+
+    A record that lies about anybody else's process ends nothing.
+    """
+    descriptor = hold(identity, None) if identity is not None else None
+    if identity is None or descriptor is None:
+        return
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+        if INIT in Path(f"/proc/{identity.pid}/cmdline").read_bytes():
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    os.close(descriptor)
+
+
+INIT: Final = b"/supervision/init/__main__.py"
+
+
 class Records:
     """The directory of records."""
 

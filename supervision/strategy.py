@@ -4,7 +4,8 @@ Owns the order of these, so that a death at any point leaves something that the 
 launched and what of it may be missing.
 
 INV-STR-1: a record says ``starting`` before anything of a node exists, and ``running`` only when its init runs.
-INV-STR-2: a node that runs in the same generation is mended and answered, never started again; an older generation is refused.
+INV-STR-2: a node that runs in the same generation is mended and answered, never started again (but an app that cannot be put back under
+its limits is); an older generation is refused.
 INV-STR-3: after ``destroy`` no process, group, link, socket, file or record of the node is left.
 
 May import: enjin, supervision.{confinement,driver,outgoing,records,steps,workshop}.
@@ -28,8 +29,8 @@ from enjin.errors import EnjinError
 from enjin.host import monotonic_s
 from supervision import links, outgoing, quota
 from supervision.driver import Capabilities
-from supervision.gathering import gather, parent_of
-from supervision.records import Identity, NodeRecord, send, verify
+from supervision.gathering import Scattered, gather, parent_of
+from supervision.records import Identity, NodeRecord, kill, send, verify
 from supervision.steps import Busy, NodeFailed, NodeSpec, NoSuchNode, Running, Stale, Verdict
 from supervision.workshop import Workshop
 
@@ -98,7 +99,12 @@ class Strategy(abc.ABC):
                 raise Stale(f"{spec.node} is at generation {record.spec.generation}, the step at {spec.generation}")
             alive = record.phase == "running" and verify(record.identity, self.shop.groups) != "gone"
             if alive and spec.generation == record.spec.generation:
-                return await self.mend(record)
+                try:
+                    return await self.mend(record)
+                except Scattered:
+                    # Version 1 groups: root of a user namespace may not move another uid's processes. Better anew than without limits.
+                    if spec.purpose == "ring1":
+                        raise
             if alive:
                 await self.stop(spec.node, REPLACED_GRACE_S)
         await self.clear(record if record is not None else NodeRecord(spec=spec, phase="starting"))
@@ -214,6 +220,9 @@ class Strategy(abc.ABC):
         spec = record.spec
         for helper in record.helpers.values():
             send(helper, self.shop.groups, signal.SIGKILL)
+        if verify(record.identity, self.shop.groups) == "displaced":  # the groups do not lead to it: by its own identity then
+            kill(record.identity)
+            await self.shop.watch.ended(record.identity, QUIET_S)
         await self.finish(record)
         await links.detach(self.shop, spec)
         with contextlib.suppress(FileNotFoundError):
