@@ -67,13 +67,18 @@ def _end(container: subprocess.Popen[bytes], leader: int) -> None:
 
 
 def _remove_groups(own: list[Path], before: set[Path]) -> None:
-    for top in own:
-        for folder, _names, _files in os.walk(top, topdown=False):
-            with contextlib.suppress(OSError):
-                os.rmdir(folder)
-    for group in sorted(_groups() - before, reverse=True):
-        with contextlib.suppress(OSError):
-            group.rmdir()
+    """Remove the container's groups; the kernel lets go of them a little after the last process."""
+    extra = sorted(_groups() - before, reverse=True)
+
+    def gone() -> bool:
+        for top in (*own, *extra):
+            for folder, _names, _files in os.walk(top, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
+        return not any(top.exists() for top in own)
+
+    with contextlib.suppress(TimeoutError):
+        wait_for(gone, 10, "the end of the groups")
 
 
 @contextlib.contextmanager
