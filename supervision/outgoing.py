@@ -72,7 +72,9 @@ async def _carry(shop: Workshop, spec: NodeSpec, inside: str, network: str, uid:
 
     def body(held: Held) -> NoReturn:
         held.wait()
-        if uid is not None:
+        if uid is None:
+            _own_mounts()
+        else:
             _own_tun()
             no_new_privileges()
             become(uid)
@@ -101,12 +103,17 @@ async def _carry(shop: Workshop, spec: NodeSpec, inside: str, network: str, uid:
                 os.close(descriptor)
 
 
+def _own_mounts() -> None:
+    """See mounts that nobody else shares: slirp4netns makes its root in /tmp, which the kernel forbids where that is a shared mount."""
+    kernel.unshare(kernel.NEWNS)
+    kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+
+
 def _own_tun() -> None:
     """See /dev/net/tun as a node of our own where the host's is for root only."""
     if os.stat("/dev/net/tun").st_mode & stat.S_IWOTH:
         return
-    kernel.unshare(kernel.NEWNS)
-    kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    _own_mounts()
     kernel.mount("enjin", "/dev/net", "tmpfs", kernel.MS_NOSUID | kernel.MS_NOEXEC, "mode=755,size=16k")
     os.mknod("/dev/net/tun", stat.S_IFCHR | 0o666, os.makedev(10, 200))
     os.chmod("/dev/net/tun", 0o666)
