@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cloud import ROOT, wait_for
+from tests.cloud import ROOT, process_table, wait_for
 from tests.e2e.booted_root import Booted, booted_root
 
 pytestmark = [
@@ -79,6 +81,36 @@ def test_systemd_restarts_init(root: Booted) -> None:
     before = root.show(name, "MainPID")
     assert root.run("systemctl", "kill", "--kill-who=main", "--signal=KILL", name).returncode == 0
     wait_for(lambda: root.show(name, "MainPID") not in ("0", before), 10, "another init")
+    wait_for(lambda: answers(root), 30, "the app")
+
+
+def daemon(root: Booted) -> int:
+    """Return ring 0's daemon inside, as a pid of the host; 0 while there is none."""
+    inside = os.readlink(f"/proc/{root.leader}/ns/pid")
+    for process in process_table().values():
+        with contextlib.suppress(OSError):
+            if "ring0.daemon" in process.argv and os.readlink(f"/proc/{process.pid}/ns/pid") == inside:
+                return process.pid
+    return 0
+
+
+def test_a_killed_daemon_comes_back(root: Booted) -> None:
+    """kill -9 of ring 0's daemon: init has another one, the unit never notices, and ring 0 answers."""
+    name = unit(root)
+    before, main = daemon(root), root.show(name, "MainPID")
+    os.kill(before, signal.SIGKILL)
+    wait_for(lambda: daemon(root) not in (0, before), 20, "another daemon")
+    wait_for(lambda: root.run("enjin", "status").returncode == 0, 30, "ring 0")
+    assert (root.show(name, "MainPID"), root.show(name, "NRestarts")) == (main, "1")
+
+
+def test_systemctl_stop_ends_it_in_order(root: Booted) -> None:
+    """`systemctl stop` is told by exit status 0 and leaves no daemon; `systemctl start` brings the app back."""
+    name = unit(root)
+    assert root.run("systemctl", "stop", name).returncode == 0
+    assert [root.show(name, key) for key in ("ActiveState", "Result", "ExecMainStatus")] == ["inactive", "success", "0"]
+    assert daemon(root) == 0
+    assert root.run("systemctl", "start", name).returncode == 0
     wait_for(lambda: answers(root), 30, "the app")
 
 
