@@ -75,7 +75,7 @@ def _remove_groups(own: list[Path], before: set[Path]) -> None:
             for folder, _names, _files in os.walk(top, topdown=False):
                 with contextlib.suppress(OSError):
                     os.rmdir(folder)
-        return not any(top.exists() for top in own)
+        return not any(top.exists() for top in (*own, *extra))
 
     with contextlib.suppress(TimeoutError):
         wait_for(gone, 10, "the end of the groups")
