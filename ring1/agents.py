@@ -100,7 +100,8 @@ class Agents:
             "log": True,
             **own,
         }
-        await self._init.spawn(service)
+        if not (await self._init.spawn(service))["wanted"]:  # it was ended when its compartment had nothing left to run
+            await self._init.start(name)
         agent.pipe = PipeTransport(await self._init.take(handles[1]))
         await self._domain.dispatcher.serve(agent.pipe, f"pipe:{agent.node}")
         agent.caller = Caller(agent.pipe, self._domain.speaker, self._domain.trust, responder=agent.node, ring=self._domain.place.ring)
