@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -28,7 +28,7 @@ from enjin.host import clock
 from keys.frame import open_frame
 from keys.grants import Capability, Grant, PublicKeys, sign_grant
 from keys.keyring import Keyring, create_seed
-from ring1.plan import ProcessSeen
+from ring1.plan import CRASHES_MAX, ProcessSeen
 from supervision import instances
 from supervision.init_link import InitLink, InitStale, InitUnknown
 
@@ -45,6 +45,14 @@ class AgentAway(Unreachable):
     remedy = "it is started again by itself; try once more"
 
 
+class Life(NamedTuple):
+    """How an instance's process has fared in one generation: it is started again within milliseconds, so ends are counted here."""
+
+    generation: int
+    exits: int = 0
+    ready: bool = False
+
+
 class Agent:
     """One compartment's agent and what it has said since it began."""
 
@@ -53,6 +61,7 @@ class Agent:
         self.pipe: PipeTransport | None = None
         self.caller: Caller | None = None
         self.processes: dict[str, ProcessSeen] = {}
+        self.lives: dict[str, Life] = {}
 
 
 class Agents:
@@ -226,6 +235,15 @@ class Agents:
         self._note(agent, said.instance, said.generation, state, said.status, said.text)
 
     def _note(self, agent: Agent, instance: str, generation: int, state: str, status: int, text: str) -> None:
+        held, life = agent.processes.get(instance), agent.lives.get(instance, Life(generation))
+        if life.generation != generation:
+            life = Life(generation)
+        life = Life(generation, life.exits + (state == "exited"), life.ready or state == "ready")
+        agent.lives[instance] = life
+        if life.exits >= CRASHES_MAX and not life.ready:
+            if held is not None and held.state == "failed" and held.generation == generation:
+                return
+            state = "failed"
         seen = ProcessSeen(generation=generation, state=STATES.get(state, state), status=status, text=text)  # type: ignore[arg-type]
         if agent.processes.get(instance) != seen:
             agent.processes[instance] = seen

@@ -179,11 +179,7 @@ BAD_SOURCES: dict[str, tuple[dict[str, str], str, str]] = {
 }
 
 
-CRASHES = "a process that crashes"
-SLOW_TO_GIVE_UP = pytest.mark.xfail(strict=True, reason="exits are undercounted: given up only when the time is over, as E-APP-011")
-
-
-@pytest.mark.parametrize("what", [pytest.param(what, marks=SLOW_TO_GIVE_UP) if what == CRASHES else what for what in BAD_SOURCES])
+@pytest.mark.parametrize("what", BAD_SOURCES)
 def test_a_bad_release_leaves_the_old_one_live(cloud: Raised, app: str, source: Path, what: str) -> None:
     """One line with a code, the output above it, and the release that was live goes on serving."""
     files, code, shown = BAD_SOURCES[what]
