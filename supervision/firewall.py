@@ -51,7 +51,10 @@ def fabric_text(bridge: str, rules: Iterable[Rule], ways_out: dict[int, list[str
         rules: Access rules, first match wins, before the defaults.
         ways_out: uid of a node's way out -> networks that it must not reach.
     """
-    lines: dict[str, list[str]] = {chain: ["ct state established,related accept"] for chain in CHAINS}
+    asked = [(rule.chain, _rule(rule)) for rule in rules]
+    # Tracking connections costs every packet; without rules of a plan it is enough that a node can begin no connection.
+    known = "ct state established,related accept" if asked else f'iifname "{bridge}" tcp flags & (syn | ack) != syn accept'
+    lines: dict[str, list[str]] = {chain: [known] if asked or chain == "input" else [] for chain in CHAINS}
     lines["input"].insert(0, 'iifname "lo" accept')
     for uid, networks in sorted(ways_out.items()):
         four, six = closed_set(networks)
@@ -59,8 +62,8 @@ def fabric_text(bridge: str, rules: Iterable[Rule], ways_out: dict[int, list[str
             f"meta skuid {int(uid)} ip daddr {{ {', '.join(four)} }} drop",
             f"meta skuid {int(uid)} ip6 daddr {{ {', '.join(six)} }} drop",
         ]
-    for rule in rules:
-        lines[rule.chain].append(_rule(rule))
+    for chain, text in asked:
+        lines[chain].append(text)
     lines["input"] += [
         f'iifname "{bridge}" icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept',
         f'iifname "{bridge}" drop',
@@ -98,6 +101,8 @@ def _rule(rule: Rule) -> str:
 def _table(name: str, lines: dict[str, list[str]], priority: int) -> str:
     text = [f"table inet {name}", f"delete table inet {name}", f"table inet {name} {{"]
     for chain, rules in lines.items():
+        if not rules:
+            continue
         text += [f"  chain {chain} {{", f"    type filter hook {chain} priority {priority}; policy accept;"]
         text += [f"    {rule}" for rule in rules]
         text.append("  }")

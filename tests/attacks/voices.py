@@ -23,14 +23,13 @@ from bus.messages import Message, Query, canonical
 from bus.session import Session
 from compartments.accounts import secret_hash, token_text
 from compartments.history import GetCounters, GetHead
-from enjin.canonical import from_text, to_text
+from enjin.canonical import from_text
 from enjin.config import load
 from enjin.host import random_bytes, request_id
 from keys.frame import open_frame
-from keys.grants import PublicKeys, read_grant, sign_grant
 from keys.keyring import Keyring, load_seed
+from keys.operator import load_operator_key
 from keys.trust import TrustSet
-from ring0.keys import EnrollKey
 from ring1.accounts import CreateToken
 from supervision.init_link import InitLink
 from tests.cloud import Cloud
@@ -134,14 +133,12 @@ class Voices:
         return self.operator._replace(keyring=Keyring(self.directory.cloud, random_bytes(32)))
 
     def second_operator(self) -> Party:
-        """Enroll another key of the operator's account, granted by ring 0's issuer."""
-        ring0, keyring = self.thief_of_ring0(), Keyring(self.directory.cloud, random_bytes(32))
-        first = read_grant(open_frame(from_text(self.session.key.grant)))
-        keys = PublicKeys(message=keyring.message.public.hex(), curve=keyring.curve.public.hex())
-        assert ring0.keyring.issuer is not None
-        frame = sign_grant(msgspec.structs.replace(first, keys=keys), ring0.keyring.issuer)
-        self.command(0, EnrollKey(frame=to_text(frame)))
-        return Party(keyring, self.operator.subject, open_frame(frame).digest)
+        """Make a second operator's key as anybody would."""
+        name = self.fresh("person")
+        keys = self.cloud.folder / name
+        self.cloud.run("key", "create", name, "--directory", str(keys), "--reason", "a test")
+        key = load_operator_key(str(keys), self.directory.cloud)
+        return Party(key.keyring(), key.account, open_frame(from_text(key.grant)).digest)
 
     def token(self, compartment: str, role: str = "tenant") -> str:
         """Make a token of ring 1's door for *compartment*."""

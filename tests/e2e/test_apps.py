@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,16 @@ UNREACHABLE = ("Could not find a version", "No matching distribution", "NewConne
 def two(folder: Path, version: str) -> Path:
     """Write an app with a Procfile, a web process and a worker."""
     return write_app(folder, Procfile=PROCFILE, serve__py=SERVE, worker__py=WORKER, app__py=WEB.replace("VERSION", version))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone(cloud: Raised) -> Iterator[None]:
+    """Leave the cloud as it was found: with hello or without, and no other app."""
+    yield
+    for one in cloud.json("app", "list"):
+        if one["name"] != "hello":
+            cloud.run("app", "destroy", one["name"], "--yes")
+    wait_for(lambda: all(one["app"] == "hello" for one in cloud.json("ps")), BACK_S, "the end of the other apps")
 
 
 @pytest.fixture

@@ -22,11 +22,11 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_pip_would_do_goes_into_the_environment(settings: Path) -> None:
     """Settings become variables; those that are about this machine's own user stay here."""
-    settings.write_text("[global]\nextra-index-url = https://registry.invalid/simple\ntimeout = 7\ncache-dir = /somewhere\nuser = yes\n")
+    settings.write_text("[global]\nextra-index-url = https://registry.invalid/simple\ntimeout = 7\ncache-dir = /somewhere\n")
     found = read_registry({})
     assert found.environment["PIP_EXTRA_INDEX_URL"] == "https://registry.invalid/simple"
     assert found.environment["PIP_TIMEOUT"] == "7"
-    assert not {"PIP_CACHE_DIR", "PIP_USER", "PIP_CONFIG_FILE"} & set(found.environment)
+    assert not {"PIP_CACHE_DIR", "PIP_CONFIG_FILE"} & set(found.environment)
 
 
 def test_the_environment_wins_over_the_file(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
