@@ -58,7 +58,7 @@ class Caring:
             home=str(home),
             runtime=str(self._settings["runtime"]),
             daemon_uid=foundation.uid(0) if foundation.privileged else 0,
-            host_directories=tuple(self._settings["directories"]) if foundation.privileged else (),
+            host_paths=tuple(self._settings["paths"]) if foundation.privileged else (),
             closed=tuple(f"{address}/{128 if ':' in address else 32}" for address in self._settings["closed"]),
         )
         self._hands = HandsLink(channel, self._exited)
@@ -224,7 +224,7 @@ class Caring:
                 router_port=listening["router"],
                 api_port=listening["api1"],
                 build_environment=self._settings["environment"],
-                host_directories=tuple(self._settings["directories"]),
+                host_paths=tuple(self._settings["paths"]),
                 closed=self._setting.closed,
             )
         )
@@ -237,7 +237,7 @@ class Caring:
             "runtime": runtime,
             "privileged": jail,
             "uids": [list(TENANT_UIDS)] if jail else [],
-            "host_directories": list(self._settings["directories"]),
+            "host_paths": list(self._settings["paths"]),
             "closed": list(self._setting.closed),
         }
 

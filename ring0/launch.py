@@ -80,7 +80,7 @@ def hands_settings(foundation: Foundation, home: Path, runtime: Path, registry: 
         "roots": {"nodes": str(home / "nodes")},
         "privileged": foundation.privileged,
         "uids": [[first, first + 8 * 65_536 - 1]] if foundation.privileged else [],
-        "host_directories": list(registry.directories),
+        "host_paths": list(registry.paths),
         "init": str(home / INIT_SOCKET),
         "closed": list(own_addresses),
     }
@@ -179,7 +179,7 @@ def write_build_settings(home: Path, runtime: Path, registry: Registry, own_addr
     settings = {
         "runtime": str(runtime),
         "environment": registry.environment,
-        "directories": list(registry.directories),
+        "paths": list(registry.paths),
         "closed": list(own_addresses),
     }
     write_atomic(home / BUILD_SETTINGS, json.dumps(settings).encode(), 0o600, owner if os.geteuid() == 0 else None)

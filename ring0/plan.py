@@ -25,7 +25,7 @@ class Setting(NamedTuple):
     home: str
     runtime: str
     daemon_uid: int
-    host_directories: tuple[str, ...]
+    host_paths: tuple[str, ...]
     closed: tuple[str, ...]
 
 
@@ -77,7 +77,7 @@ def specification(world: World, node: Node, setting: Setting) -> NodeSpec:
         interface=interface(world, node, setting) if jail else None,
         outgoing=jail,
         limits=Limits(files=65_536),
-        mounts=tuple(Mount(root="host", source=path, target=path) for path in setting.host_directories) if jail else (),
+        mounts=tuple(Mount(root="host", source=path, target=path) for path in setting.host_paths) if jail else (),
         services=(*directories(jail, home), *services(jail, home, runtime, node.id)),
         control_uid=setting.daemon_uid,
         controls=controls(jail, home),

@@ -1,7 +1,7 @@
 """This machine's own package registry settings, so that builds in jails install from where the machine does.
 
 Owns reading them (pip's configuration in every place that pip looks, proxies, certificate files) and which directories
-of the host they refer to. Writes no registry's address anywhere: what it finds goes into a build's environment.
+and files of the host they refer to. Writes no registry's address anywhere: what it finds goes into a build's environment.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -21,14 +21,16 @@ PASSED: Final = (
 LEFT_OUT: Final = frozenset(
     {"cache-dir", "user", "require-virtualenv", "prefix", "target", "root", "log", "python", "no-cache-dir", "config-file"}
 )
+# What a jail has anyway, and what it has of its own: a directory there is never shown, a file only where nothing hides it.
 BELONGS_TO_JAILS: Final = ("/usr", "/etc", "/bin", "/lib", "/sbin", "/proc", "/dev", "/sys", "/tmp", "/run")
+HIDES_FILES: Final = ("/usr/", "/etc/ssl/certs/", "/bin/", "/lib/", "/sbin/", "/proc/", "/dev/", "/sys/", "/tmp/", "/run/", "/var/tmp/")
 
 
 class Registry(msgspec.Struct, frozen=True, kw_only=True):
-    """Environment of a build, and the read-only directories of the host that it needs."""
+    """Environment of a build, and the directories and files of the host that it needs, read-only."""
 
     environment: dict[str, str] = {}
-    directories: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
 
 
 def read_registry(variables: Mapping[str, str] | None = None) -> Registry:
@@ -39,7 +41,7 @@ def read_registry(variables: Mapping[str, str] | None = None) -> Registry:
         name = key.rpartition(".")[2]
         if name not in LEFT_OUT:
             environment.setdefault(f"PIP_{name.upper().replace('-', '_')}", value)
-    return Registry(environment=environment, directories=_directories(environment.values()))
+    return Registry(environment=environment, paths=_paths(environment.values()))
 
 
 def _pip_settings() -> dict[str, str]:
@@ -58,13 +60,18 @@ def _pip_settings() -> dict[str, str]:
     return {key.removeprefix(":env:"): settings[key] for key in ranked}
 
 
-def _directories(values: object) -> tuple[str, ...]:
+def _paths(values: Iterable[str]) -> tuple[str, ...]:
+    """Return what *values* name on this machine's disk: directories of packages, constraints, certificates."""
     found = set()
-    for value in values:  # type: ignore[attr-defined]
-        for word in str(value).split():
+    for value in values:
+        for word in value.split():
             path = word.removeprefix("file://")
-            if path.startswith("/") and os.path.isdir(path) and not path.startswith(BELONGS_TO_JAILS) and path != "/":
+            if not path.startswith("/") or path == "/":
+                continue
+            if os.path.isdir(path) and not path.startswith(BELONGS_TO_JAILS):
                 found.add(_mount_point(os.path.realpath(path)))
+            elif os.path.isfile(path) and not path.startswith(HIDES_FILES):
+                found.add(path)
     return tuple(sorted(found))
 
 

@@ -153,7 +153,7 @@ class Ring1:
             daemon_uid=os.getuid() if identity.strategy == "jail" else 0,
             map_path=router.settings.map_path,
             build_environment=identity.build_environment,
-            host_directories=identity.host_directories,
+            host_paths=identity.host_paths,
             closed=identity.closed,
         )
 

@@ -38,7 +38,7 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
         daemon_uid: Our own uid, which speaks with the inits of builds.
         map_path: HAProxy's map of host names.
         build_environment: Variables that a build gets (the machine's own settings of its package registries).
-        host_directories: Directories of the host that a build may read, at their own paths.
+        host_paths: Directories and files of the host that a build may read, at their own paths.
         closed: Addresses and networks that a build must not reach.
     """
 
@@ -47,7 +47,7 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     daemon_uid: int = 100
     map_path: str
     build_environment: dict[str, str] = msgspec.field(default_factory=dict)
-    host_directories: tuple[str, ...] = ()
+    host_paths: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()
 
 
@@ -94,7 +94,7 @@ def build_spec(world: World, build: Build, ground: Ground) -> NodeSpec:
         cwd="/tmp",
         restart="never",
     )
-    directories = tuple(Mount(root="host", source=path, target=path) for path in ground.host_directories)
+    shown = tuple(Mount(root="host", source=path, target=path) for path in ground.host_paths)
     return NodeSpec(
         node=build.id,
         generation=1,
@@ -109,7 +109,7 @@ def build_spec(world: World, build: Build, ground: Ground) -> NodeSpec:
         mounts=(
             Mount(root=BLOBS, source=build.source, target=SOURCE),
             Mount(root=NODES, source=f"{build.id}/out", target=OUT, writable=True),
-            *directories,
+            *shown,
         ),
         services=(service,),
         control_uid=ground.daemon_uid,

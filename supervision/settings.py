@@ -27,7 +27,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         roots: Named directories that steps may name, beside nodes, releases and blobs below home.
         privileged: Hands is root of its user namespace.
         uids: Ranges of uids for nodes; a ring 1 jail's 65,536 lie within one of them.
-        host_directories: What the root `host` may name, read-only.
+        host_paths: What the root `host` may name, read-only.
         init: Path of the control socket of hands' own init, where listeners are taken; "" when they come with the steps.
         program: init's path below the runtime; "" looks for it.
         closed: Addresses that no node's way out may reach: those of the host.
@@ -41,7 +41,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     roots: dict[str, str] = {}
     privileged: bool = True
     uids: tuple[tuple[int, int], ...] = ()
-    host_directories: tuple[str, ...] = ()
+    host_paths: tuple[str, ...] = ()
     init: str = ""
     program: str = ""
     closed: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         if len(self.tag) != 6 or not set(self.tag) <= set("0123456789abcdef"):
             raise ConfigError(f"tag {self.tag!r} is not six hex digits")
-        for path in (self.home, self.runtime, *self.roots.values(), *self.host_directories):
+        for path in (self.home, self.runtime, *self.roots.values(), *self.host_paths):
             if not path.startswith("/"):
                 raise ConfigError(f"{path!r} is not an absolute path")
         if HOST_ROOT in self.roots:

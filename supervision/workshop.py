@@ -101,8 +101,8 @@ class Workshop:
             BadStep: It is not there, not allowed, or a symbolic link leads there.
         """
         if mount.root == HOST_ROOT:
-            if not any(f"{mount.source}/".startswith(f"{allowed.rstrip('/')}/") for allowed in self.config.host_directories):
-                raise BadStep(f"{mount.source} is not among the host directories that may be shown to nodes")
+            if not any(f"{mount.source}/".startswith(f"{allowed.rstrip('/')}/") for allowed in self.config.host_paths):
+                raise BadStep(f"{mount.source} is not among the paths of the host that may be shown to nodes")
             if not os.path.exists(mount.source):
                 raise BadStep(f"{mount.source} is not there")
             return mount.source

@@ -45,7 +45,7 @@ def test_init_is_told_everything(home: Path, port_base: int, privileged: bool) -
     """Two services that share one channel, the daemon without root, every listener, and sockets for their owners alone."""
     (home / "init").mkdir()
     made = foundation(port_base, privileged)
-    registry = Registry(directories=("/srv/wheels",))
+    registry = Registry(paths=("/srv/wheels",))
     hands = launch.hands_settings(made, home, RUNTIME, registry, ("192.0.2.1",))
     told = json.loads(json.dumps(launch.init_specification(made, home, RUNTIME, hands)))
     services = {service["name"]: service for service in told["services"]}
@@ -86,11 +86,11 @@ def test_an_init_that_ends_at_once_is_told(home: Path, port_base: int, monkeypat
 def test_build_settings_are_read_as_written(home: Path) -> None:
     """Ring 0's daemon reads what `enjin up` left, and nobody else can."""
     (home / "init").mkdir()
-    registry = Registry(environment={"PIP_INDEX_URL": "file:///x"}, directories=("/srv/wheels",))
+    registry = Registry(environment={"PIP_INDEX_URL": "file:///x"}, paths=("/srv/wheels",))
     launch.write_build_settings(home, RUNTIME, registry, ("192.0.2.1",), os.geteuid())
     found = launch.read_build_settings(home)
     assert (found["runtime"], found["environment"]) == (str(RUNTIME), registry.environment)
-    assert (found["directories"], found["closed"]) == (["/srv/wheels"], ["192.0.2.1"])
+    assert (found["paths"], found["closed"]) == (["/srv/wheels"], ["192.0.2.1"])
 
 
 def test_nothing_of_an_unknown_cloud_is_left(port_base: int) -> None:

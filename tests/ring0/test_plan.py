@@ -14,7 +14,7 @@ from supervision.steps import StopNode as StopStep
 from tests.ring0.book import Book, founded
 
 SETTING = Setting(
-    tag="0a1b2c", home="/h", runtime="/h/runtime/x", daemon_uid=524_288, host_directories=("/srv/wheels",), closed=("192.0.2.1/32",)
+    tag="0a1b2c", home="/h", runtime="/h/runtime/x", daemon_uid=524_288, host_paths=("/srv/wheels",), closed=("192.0.2.1/32",)
 )
 
 

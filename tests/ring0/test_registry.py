@@ -1,4 +1,4 @@
-"""This machine's package settings, as a build gets them."""
+"""This machine's package settings, as a build gets them. What the machine itself says beside the test's file is not the test's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ring0.registry import read_registry
 
 @pytest.fixture(autouse=True)
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A pip configuration of the test's own, and no other."""
+    """A pip configuration of the test's own."""
     for name in ("PIP_FIND_LINKS", "PIP_INDEX_URL", "PIP_CERT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -38,8 +38,17 @@ def test_the_environment_wins_over_the_file(settings: Path, monkeypatch: pytest.
 
 def test_directories_that_it_names_are_shown_to_builds(settings: Path, tmp_path: Path) -> None:
     """A directory of packages is given by its first two parts; what every jail has anyway, or nobody has, is not."""
+    before = set(read_registry({}).paths)
     settings.write_text(f"[global]\nfind-links = {tmp_path}/nothing /usr/share\n    file:///var/lib\n")
-    assert read_registry({"SSL_CERT_DIR": "/etc/ssl/certs"}).directories == ("/var/lib",)
+    assert set(read_registry({"SSL_CERT_DIR": "/etc/ssl/certs"}).paths) - before == {"/var/lib"}
+
+
+def test_files_that_it_names_are_shown_to_builds(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of constraints in /etc is in no jail by itself; certificates that every jail shows, and what is gone, are not named."""
+    settings.write_text("[global]\nconstraint = /etc/hostname /etc/no-such-file\ncert = /etc/ssl/certs/ca-certificates.crt\n")
+    monkeypatch.delenv("PIP_CONSTRAINT", raising=False)
+    assert "/etc/hostname" in (shown := read_registry({}).paths)
+    assert {"/etc/no-such-file", "/etc/ssl/certs/ca-certificates.crt"}.isdisjoint(shown)
 
 
 def test_proxies_and_certificates_are_passed_on(settings: Path) -> None:

@@ -21,7 +21,7 @@ from tests.ring1.domain import DAEMON, Domain, digest
 GROUND = Ground(
     map_path="/run/hosts.map",
     build_environment={"PIP_INDEX_URL": "x"},
-    host_directories=("/srv/mirror",),
+    host_paths=("/srv/mirror",),
     closed=("192.0.2.0/24",),
 )
 READY, DRAINING = 0, 8

@@ -10,7 +10,7 @@ import pytest
 
 from supervision import steps
 from supervision.cgroups import Groups
-from tests.supervision.rig import FIRST_UID, Failed, Rig, Ring1, alive, app_spec, ask_init, node_name, run_inside, sleeper, wait_until
+from tests.supervision.rig import FIRST_UID, Failed, Rig, Ring1, alive, app_spec, ask_init, node_name, rig, run_inside, sleeper, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,22 @@ def test_ring1_tree_hides_the_host(hands: Rig, ring1: Ring1) -> None:
     assert [place for place, options in disk.items() if "ro" not in options.split(",")] == ["/var/lib/enjin"]
     line = ["nsenter", "-t", str(ring1.running["pid"]), "-a", "ls", "-A", "/root", "/home", "/mnt"]
     assert subprocess.run(line, capture_output=True, text=True, check=True).stdout.split() == ["/home:", "/mnt:", "/root:"]
+
+
+def test_a_file_of_the_host_is_shown_where_it_lies(runtime: Path) -> None:
+    """A file that the machine's own settings name reaches a jail within ring 1's under its own path, and cannot be written."""
+    shown = "/etc/debian_version"
+    mounts = (steps.Mount(root="host", source=shown, target=shown),)
+    with rig(runtime, host_paths=[shown]) as outer:
+        outer.fabric()
+        ring1 = Ring1(outer, mounts=mounts, config={"host_paths": [shown]})
+        try:
+            running = ring1.do(steps.StartNode(spec=app_spec(ring1, 10, mounts=mounts)))
+            code = f"import json, os; print(json.dumps([open({shown!r}).read(), os.access({shown!r}, os.W_OK)]))"
+            assert run_inside(ring1, running, code) == [Path(shown).read_text(), False]
+        finally:
+            outer.do(steps.DestroyNode(node=ring1.node))
+            ring1.close()
 
 
 def test_a_started_node_is_answered_not_started_again(hands: Rig) -> None:

@@ -57,7 +57,7 @@ def test_mount_targets_are_absolute(target: str) -> None:
         steps.Mount(root="releases", source="x", target=target)
 
 
-def test_host_directories_are_never_writable() -> None:
+def test_host_paths_are_never_writable() -> None:
     """No step makes a directory of the host writable in a node."""
     with pytest.raises(steps.BadStep):
         steps.Mount(root="host", source="/srv/wheels", target="/w", writable=True)
