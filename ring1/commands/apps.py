@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,20 @@ class BadScale(Invalid):
 def app_option(function: Any) -> Any:
     """Add ``--app``; without it the directory's name says which app is meant."""
     return click.option("--app", "app", metavar="NAME", help="The app (default: the current directory's name).")(function)
+
+
+def app_named(function: Any) -> Any:
+    """Let a command name its app: ``logs hello`` as well as ``logs --app hello``."""
+
+    @click.argument("named", required=False, metavar="[APP]")
+    @app_option
+    @functools.wraps(function)
+    def command(named: str | None, app: str | None, **others: Any) -> Any:
+        if named is not None and app is not None:
+            raise click.UsageError("the app is named twice, by itself and by --app")
+        return function(app=named if named is not None else app, **others)
+
+    return command
 
 
 def app_name(app: str | None, directory: Path = Path()) -> Name:
@@ -212,7 +227,7 @@ def scale(counts: tuple[str, ...], app: str | None, reason: str, as_json: bool) 
 
 
 @click.command("releases")
-@app_option
+@app_named
 @at_option
 @json_option
 def releases(app: str | None, at: str, as_json: bool) -> None:
@@ -241,7 +256,7 @@ def rollback(release: int, app: str | None, reason: str, as_json: bool) -> None:
 
 
 @click.command("restart")
-@app_option
+@app_named
 @reason_option
 @json_option
 def restart(app: str | None, reason: str, as_json: bool) -> None:

@@ -10,7 +10,7 @@ import click
 
 from enjin.errors import Invalid
 from enjin.output import json_option, print_json, print_rows, reason_option, rfc3339, say
-from ring1.commands.apps import app_name, app_option, change
+from ring1.commands.apps import app_name, app_named, app_option, change
 
 
 class BadSetting(Invalid):
@@ -92,7 +92,7 @@ def get_settings(key: str | None, app: str | None, as_json: bool) -> None:
 
 
 @click.command("logs")
-@app_option
+@app_named
 @click.option("-f", "--follow", is_flag=True, help="Go on until stopped.")
 @click.option("--grep", metavar="PATTERN", help="Only lines that match this regular expression.")
 @click.option("-n", "--lines", type=int, default=100, show_default=True, help="How many lines of each instance to begin with.")

@@ -160,7 +160,7 @@ def test_rollback_and_restart(cloud: Raised, app: str, source: Path) -> None:
 def test_logs_are_followed(cloud: Raised, app: str) -> None:
     """`logs -f` prints a line that is written after it began."""
     with subprocess.Popen(
-        [ENJIN, "logs", "-f", "--app", app], env=cloud.environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [ENJIN, "logs", app, "-f"], env=cloud.environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as following:
         try:
             assert following.stdout is not None

@@ -9,12 +9,16 @@ from pathlib import Path
 
 from enjin.cli import SECTIONS
 
+ROOT = Path(__file__).resolve().parents[2]
 ENJIN = Path(sys.executable).parent / "enjin"
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the installed command."""
-    return subprocess.run([str(ENJIN), *arguments], capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
+def run(*arguments: str, home: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the installed command, with the cloud at *home* where one is given."""
+    environment = os.environ | ({"ENJIN_HOME": home} if home else {})
+    return subprocess.run(
+        [str(ENJIN), *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL
+    )
 
 
 def test_version_and_help_name_every_section() -> None:
@@ -52,3 +56,13 @@ def test_without_a_cloud_the_answer_says_so() -> None:
     assert done.returncode == 1
     assert "[E-DIR-001]" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_commands_that_bootstrap_offers_are_understood() -> None:
+    """Each line under "Try next" is right usage: without a cloud it is refused for that, never for how it was typed."""
+    script = (ROOT / "bootstrap").read_text(encoding="utf-8")
+    offered = [line.split("  ")[1].split()[1:] for line in script.splitlines() if line.startswith("  $enjin ")]
+    assert len(offered) >= 5
+    for words in offered:
+        told = run(*[word.replace("DIR", str(ROOT / "examples/hello")).replace("NAME", "hello") for word in words], home="/nonexistent")
+        assert "[E-CLI-001]" not in told.stderr, words
