@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cloud import ROOT
-from tests.e2e.clouds import Raised, raised
+from tests.e2e.clouds import BACK_S, Raised, raised, wait_for
 from tests.places import free_port_base, temporary_home
 
 
@@ -39,6 +39,16 @@ def fresh_cloud() -> Iterator[Raised]:
         pytest.skip("needs root")
     with temporary_home() as folder, raised(folder, free_port_base()) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def apps_end(cloud: Raised) -> Iterator[None]:
+    """Leave the shared cloud as the next module expects it: with hello or without, and no other app."""
+    yield
+    for one in cloud.json("app", "list"):
+        if one["name"] != "hello":
+            cloud.run("app", "destroy", one["name"], "--yes")
+    wait_for(lambda: all(one["app"] == "hello" for one in cloud.json("ps")), BACK_S, "the end of the other apps")
 
 
 @pytest.fixture

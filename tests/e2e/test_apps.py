@@ -23,7 +23,7 @@ from tests.attacks.test_archive import archive, file, link, thing
 from tests.cloud import ENJIN, ROOT
 from tests.e2e.clouds import BACK_S, Raised, wait_for, write_app
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(240), pytest.mark.usefixtures("apps_end")]
 CANARY = "canary-5f0e9b1c-value"
 WORKER = "import time\nprint('worker works', flush=True)\ntime.sleep(3600)\n"
 WEB = """
@@ -47,16 +47,6 @@ UNREACHABLE = ("Could not find a version", "No matching distribution", "NewConne
 def two(folder: Path, version: str) -> Path:
     """Write an app with a Procfile, a web process and a worker."""
     return write_app(folder, Procfile=PROCFILE, serve__py=SERVE, worker__py=WORKER, app__py=WEB.replace("VERSION", version))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def alone(cloud: Raised) -> Iterator[None]:
-    """Leave the cloud as it was found: with hello or without, and no other app."""
-    yield
-    for one in cloud.json("app", "list"):
-        if one["name"] != "hello":
-            cloud.run("app", "destroy", one["name"], "--yes")
-    wait_for(lambda: all(one["app"] == "hello" for one in cloud.json("ps")), BACK_S, "the end of the other apps")
 
 
 @pytest.fixture

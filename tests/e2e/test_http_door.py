@@ -14,7 +14,11 @@ from tests.e2e.clouds import Raised
 from tests.e2e.other_user import User, UsersCloud, other_user
 from tests.places import temporary_home
 
-pytestmark = [pytest.mark.timeout(200), pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")]
+pytestmark = [
+    pytest.mark.timeout(200),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users"),
+    pytest.mark.usefixtures("apps_end"),
+]
 
 
 class Guest(UsersCloud):
