@@ -73,7 +73,7 @@ class Instance:
         self._tap = Tap(offset_us)
         self._link: InitLink | None = None
         self._connected = asyncio.Event()
-        self._pid = self._ended_pid = self._exits = self._status = 0
+        self._pid = self._ended_pid = self._init_us = self._exits = self._status = 0
         self._grace_ms = 10_000
         self._text = ""
         self._started = 0.0
@@ -164,6 +164,7 @@ class Instance:
 
     async def _attend(self, link: InitLink) -> None:
         listing = await link.watch()
+        self._meet(listing["started_us"])
         self._tap.attach(listing["started_us"])
         await self._take_over(link, listing)
         self._link = link
@@ -180,6 +181,14 @@ class Instance:
                 words = await last_words(link) if event["pid"] == self._pid else ""
                 if event["pid"] == self._pid:
                     self._ended(words, event["status"])
+
+    def _meet(self, started_us: int) -> None:
+        """Begin anew with another init: its jail is another one, where the same pids belong to other processes."""
+        if self._init_us not in (0, started_us):
+            if self._pid:
+                self._ended("", KILLED)
+            self._ended_pid = 0
+        self._init_us = started_us
 
     async def _take_over(self, link: InitLink, listing: dict[str, Any]) -> None:
         """Compare what init has with what we believe, and say the difference as events."""
