@@ -23,7 +23,8 @@ def ask(cloud: Raised, client: Path, *words: str) -> tuple[int, Any]:
     """Run the client in Node; return its exit status and the answer's body, or what it complains of."""
     if NODE is None:
         pytest.skip("Node is not installed")
-    done = subprocess.run([NODE, str(client), str(cloud.home), str(cloud.keys), *words], capture_output=True, text=True, timeout=60, check=False)
+    command = [NODE, str(client), str(cloud.home), str(cloud.keys), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
 
 
