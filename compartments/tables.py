@@ -16,10 +16,25 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final, Union, get_args, get_origin, get_type_hints
 
 import msgspec
-from sqlalchemy import BigInteger, Boolean, Column, Connection, Index, MetaData, String, Table, delete, insert, inspect, select, update
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Index,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    delete,
+    insert,
+    inspect,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql import Executable
 
+from bus.journal.prepared import Prepared
 from compartments.row import Row
 from compartments.shapes import NAMES, ROW_TYPES, fingerprint
 from compartments.world import Change, World
@@ -60,6 +75,22 @@ class _Columns:
             *(Column(name, sort or String, primary_key=name in shape.KEY, nullable=False) for name, sort in self.sorts.items()),
             *(Index(f"{NAMES[shape]}_by_{name}", name) for name in shape.INDEX),
         )
+
+        wanted = [self.table.c[name] == bindparam(name) for name in shape.KEY]
+        self.delete = Prepared(delete(self.table).where(*wanted))
+        self._upserts: dict[str, Prepared] = {}
+
+    def upsert(self, connection: Connection) -> Prepared:
+        """Return the statement that puts a row. Raises: UnknownDatabase."""
+        dialect = connection.dialect.name
+        if dialect not in self._upserts:
+            if dialect not in ("sqlite", "postgresql"):
+                raise UnknownDatabase(f"the projection cannot be kept in {dialect}")
+            statement = sqlite.insert(self.table) if dialect == "sqlite" else postgresql.insert(self.table)
+            rest = {name: statement.excluded[name] for name in self.sorts if name not in self.shape.KEY}
+            changing = statement.on_conflict_do_update(index_elements=list(self.shape.KEY), set_=rest) if rest else None
+            self._upserts[dialect] = Prepared(statement.on_conflict_do_nothing() if changing is None else changing)
+        return self._upserts[dialect]
 
     def encode(self, row: Row) -> dict[str, Any]:
         return {
@@ -134,21 +165,9 @@ def write(connection: Connection, changes: Iterable[Change]) -> None:
             puts.setdefault(change.shape, []).append(_COLUMNS[change.shape].encode(change.row))
     for shape, keys in deletes.items():
         columns = _COLUMNS[shape]
-        for key in keys:
-            connection.execute(delete(columns.table).filter_by(**columns.key(key)))
+        columns.delete.run(connection, [columns.key(key) for key in keys])
     for shape, rows in puts.items():
-        connection.execute(_upsert(connection, _COLUMNS[shape]), rows)
-
-
-def _upsert(connection: Connection, columns: _Columns) -> Executable:
-    dialect = connection.dialect.name
-    if dialect not in ("sqlite", "postgresql"):
-        raise UnknownDatabase(f"the projection cannot be kept in {dialect}")
-    statement = sqlite.insert(columns.table) if dialect == "sqlite" else postgresql.insert(columns.table)
-    rest = {name: statement.excluded[name] for name in columns.sorts if name not in columns.shape.KEY}
-    if not rest:
-        return statement.on_conflict_do_nothing()
-    return statement.on_conflict_do_update(index_elements=list(columns.shape.KEY), set_=rest)
+        _COLUMNS[shape].upsert(connection).run(connection, rows)
 
 
 def load(connection: Connection, world: World | None = None) -> World:

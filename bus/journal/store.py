@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from bus.journal.database import WriterLock, sqlite_path, writer_engine
 from bus.journal.entry import Commit, Head, StoredEntry, genesis
 from bus.journal.errors import ForeignJournal, JournalBusy, JournalDamaged
+from bus.journal.prepared import Prepared
 from bus.journal.reader import KnownRequest, StoredSnapshot
 from bus.journal.schema import COMMITS, ENTRIES, FORMAT, HEAD, METADATA, PROJECTION, REQUESTS, SNAPSHOTS, WITNESSES
 
@@ -53,6 +54,11 @@ class Row(msgspec.Struct, frozen=True):
     asker: str
     kind: str
 
+    def columns(self) -> dict[str, Any]:
+        """Return the row of the table of entries."""
+        number, digest, data = self.entry
+        return {"number": number, "hash": digest, "data": data, "time": self.time, "asker": self.asker, "kind": self.kind}
+
 
 class Batch(msgspec.Struct):
     """What one commit writes; decided on the head *previous*."""
@@ -71,16 +77,16 @@ class Batch(msgspec.Struct):
         return Head(self.rows[-1].entry.number, self.rows[-1].entry.hash) if self.rows else self.previous
 
 
-_INSERT_ENTRY: Final = insert(ENTRIES)
-_INSERT_COMMIT: Final = insert(COMMITS)
-_INSERT_REQUEST: Final = insert(REQUESTS)
-_INSERT_SNAPSHOT: Final = insert(SNAPSHOTS)
-# Statements are made once: making one anew costs more than running it.
+_INSERT_ENTRY: Final = Prepared(insert(ENTRIES))
+_INSERT_COMMIT: Final = Prepared(insert(COMMITS))
+_INSERT_REQUEST: Final = Prepared(insert(REQUESTS))
+_INSERT_SNAPSHOT: Final = Prepared(insert(SNAPSHOTS))
 _OLD_NUMBER: Final[Any] = bindparam("old_number")
 _OLD_HASH: Final[Any] = bindparam("old_hash")
 _NEW: Final[dict[str, Any]] = {"number": bindparam("new_number"), "hash": bindparam("new_hash")}
-_MOVE_HEAD: Final = update(HEAD).where(and_(HEAD.c.number == _OLD_NUMBER, HEAD.c.hash == _OLD_HASH)).values(_NEW)
-_MOVE_PROJECTION: Final = update(PROJECTION).where(and_(PROJECTION.c.number == _OLD_NUMBER, PROJECTION.c.hash == _OLD_HASH)).values(_NEW)
+_MOVE_HEAD: Final = Prepared(update(HEAD).where(and_(HEAD.c.number == _OLD_NUMBER, HEAD.c.hash == _OLD_HASH)).values(_NEW))
+_AT_OLD: Final = and_(PROJECTION.c.number == _OLD_NUMBER, PROJECTION.c.hash == _OLD_HASH)
+_MOVE_PROJECTION: Final = Prepared(update(PROJECTION).where(_AT_OLD).values(_NEW))
 
 
 class Store:
@@ -185,21 +191,18 @@ def _prepare(connection: Connection, cloud: str, domain: str) -> Head:
 
 def _write(connection: Connection, batch: Batch) -> None:
     if batch.rows and batch.commit is not None:
-        if connection.execute(_MOVE_HEAD, _move(batch.previous, batch.head)).rowcount != 1:
+        if _MOVE_HEAD.run(connection, _move(batch.previous, batch.head)).rowcount != 1:
             raise JournalBusy(f"entry {batch.previous.number} is not the journal's head any more: somebody else wrote it")
-        connection.execute(
-            _INSERT_ENTRY,
-            [row.entry._asdict() | {"time": row.time, "asker": row.asker, "kind": row.kind} for row in batch.rows],
-        )
+        _INSERT_ENTRY.run(connection, [row.columns() for row in batch.rows])
         commit = batch.commit
-        connection.execute(
-            _INSERT_COMMIT,
+        _INSERT_COMMIT.run(
+            connection,
             {"number": commit.number, "epoch": commit.epoch, "hash": commit.hash, "key_id": commit.key_id, "signature": commit.signature},
         )
     if batch.requests:
-        connection.execute(_INSERT_REQUEST, [row._asdict() for row in batch.requests])
+        _INSERT_REQUEST.run(connection, [row._asdict() for row in batch.requests])
     if batch.snapshots:
-        connection.execute(_INSERT_SNAPSHOT, [row._asdict() for row in batch.snapshots])
+        _INSERT_SNAPSHOT.run(connection, [row._asdict() for row in batch.snapshots])
     if batch.forget_before:
         old_rows = select(REQUESTS.c.request).where(REQUESTS.c.request < batch.forget_before).order_by(REQUESTS.c.request).limit(PRUNE_ROWS)
         connection.execute(delete(REQUESTS).where(REQUESTS.c.request.in_(old_rows)))
@@ -215,7 +218,7 @@ def move_projection(connection: Connection, old: Head, new: Head) -> None:
     Raises:
         ForeignJournal: It did not stand at *old*.
     """
-    if connection.execute(_MOVE_PROJECTION, _move(old, new)).rowcount != 1:
+    if _MOVE_PROJECTION.run(connection, _move(old, new)).rowcount != 1:
         raise ForeignJournal(f"the projection does not stand at entry {old.number}")
 
 
