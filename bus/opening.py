@@ -35,7 +35,7 @@ from enjin.errors import Invalid, Refused
 from enjin.host import clock as host_clock
 from enjin.names import BadId, RequestId, Subject
 from keys.grants import speaks_on
-from keys.signing import BadSignature, key_id, verify
+from keys.signing import BadSignature, verify
 from keys.trust import Authority, TrustSet, UnknownKey
 
 CONNECTION_PER_SECOND, CONNECTION_BURST = 10_000, 20_000
@@ -172,7 +172,7 @@ class Opening:
         except Refused as error:
             raise NoGrant(error.message, hint=error.hint, cause=error.code) from error
         grant = authority.grant
-        if grant.subject != statement.iss or key_id(bytes.fromhex(grant.keys.message)) != frame.key_id:
+        if grant.subject != statement.iss or authority.key != frame.key_id:
             raise NoGrant("the grant belongs to another signer")
         if not speaks_on(grant, statement.channel):
             raise NoGrant("the grant does not name this channel")

@@ -53,10 +53,19 @@ class Authority(NamedTuple):
     grant: Grant
     hash: str
     chain: tuple[str, ...]
+    key: str
 
     def covers(self, verb: str, resource: str) -> bool:
         """Whether the subject may *verb* on compartment path *resource*."""
         return covers(self.grant.allowed, verb, resource)
+
+
+class _Standing(NamedTuple):
+    """An authority while nothing is revoked: in force from *begin* until *end*, microseconds."""
+
+    authority: Authority
+    begin: int
+    end: int
 
 
 class TrustSet:
@@ -71,6 +80,8 @@ class TrustSet:
         self._frames: dict[str, bytes] = {}
         self._keys: dict[str, Known] = {}
         self._revoked: dict[str, str] = {}
+        self._names: dict[str, frozenset[str]] = {}  # grant -> what revokes it: its own hash, and the id of each of its keys
+        self._standing: dict[str, _Standing] = {}  # emptied by every revocation
 
     def add(self, data: bytes) -> str:
         """Believe the grant in frame *data* and return its hash.
@@ -80,16 +91,18 @@ class TrustSet:
             BadSignature, RootRefused, Malformed, NotCanonical, BadKey, BadFrame.
         """
         frame = open_frame(data)
+        digest = frame.digest
+        if digest in self._grants:
+            return digest
         grant = read_grant(frame)
-        if frame.digest in self._grants:
-            return frame.digest
         if grant.cloud != self.cloud:
             raise GrantRefused("the grant belongs to another cloud")
         self._check_issuer(frame, grant)
-        self._bind_keys(grant, frame.digest)
-        self._grants[frame.digest] = grant
-        self._frames[frame.digest] = data
-        return frame.digest
+        self._bind_keys(grant, digest)
+        self._grants[digest] = grant
+        self._frames[digest] = data
+        self._names[digest] = frozenset({digest, *(str(key_id(bytes.fromhex(key))) for key in grant.keys.all())})
+        return digest
 
     def _check_issuer(self, frame: Frame, grant: Grant) -> None:
         if grant.parent == ROOT_PARENT:
@@ -125,6 +138,7 @@ class TrustSet:
     def revoke(self, identity: str, reason: str = "") -> None:
         """Never believe key id or grant hash *identity*, nor anything beneath it, again."""
         self._revoked.setdefault(identity, reason)
+        self._standing.clear()
 
     @property
     def revoked(self) -> dict[str, str]:
@@ -138,6 +152,10 @@ class TrustSet:
             raise UnknownKey("no grant names the key of this signature")
         return known
 
+    def message_keys(self) -> dict[str, bytes]:
+        """Return every public key that a grant names for signing messages, by key id; revoked ones have signed too."""
+        return {identity: known.public for identity, known in self._keys.items()}
+
     def authority(self, digest: str, now: int) -> Authority:
         """Return what the subject of grant *digest* may do at *now* (microseconds of cloud time).
 
@@ -145,20 +163,25 @@ class TrustSet:
             UnknownKey: No such grant.
             GrantExpired, Revoked: It, one of its keys, or one above it.
         """
+        standing = self._standing.get(digest)
+        if standing is not None and standing.begin <= now < standing.end:
+            return standing.authority
         if digest not in self._grants:
             raise UnknownKey("the grant is unknown here")
         chain = self._chain(digest)
         for step in chain:
             grant = self._grants[step]
-            names = {step, *(str(key_id(bytes.fromhex(key))) for key in grant.keys.all())}
-            if names & self._revoked.keys():
+            if not self._names[step].isdisjoint(self._revoked):
                 raise Revoked(
                     f"the key or grant of {grant.subject} was revoked",
                     hint="sign with another key; `enjin trust show` names who revoked it",
                 )
             if not grant.not_before <= now < grant.expiry:
                 raise GrantExpired(f"the grant of {grant.subject} is not in force now")
-        return Authority(self._grants[digest], digest, chain)
+        grant, links = self._grants[digest], [self._grants[step] for step in chain]
+        authority = Authority(grant, digest, chain, str(key_id(bytes.fromhex(grant.keys.message))))
+        self._standing[digest] = _Standing(authority, max(one.not_before for one in links), min(one.expiry for one in links))
+        return authority
 
     def grant_of(self, subject: str) -> str | None:
         """Return the hash of the newest grant of *subject*; None when it has none."""

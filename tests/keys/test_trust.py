@@ -206,6 +206,27 @@ def test_grants_are_in_force_only_in_their_time(chain: Chain) -> None:
         chain.trust.key("00" * 32)
 
 
+@pytest.mark.parametrize("revoked", ["the leaf", "its key", "the ancestor", "a stranger"])
+def test_a_yes_is_not_kept_beyond_a_revocation_or_its_time(chain: Chain, revoked: str) -> None:
+    """What was believed a moment ago is asked anew once anything is revoked, and when the earliest grant of the chain ends."""
+    leaf = chain.grants["ring1"]
+    authority = chain.trust.authority(leaf, NOW)
+    assert chain.trust.authority(leaf, NOW) is authority
+    ends = min(chain.trust.grant(step).expiry for step in authority.chain)
+    begins = max(chain.trust.grant(step).not_before for step in authority.chain)
+    for out in (ends, begins - 1):
+        with pytest.raises(GrantExpired):
+            chain.trust.authority(leaf, out)
+    key = str(chain.ring1.message.key_id)
+    names = {"the leaf": leaf, "its key": key, "the ancestor": chain.grants["ring0"], "a stranger": "f" * 64}
+    chain.trust.revoke(names[revoked])
+    if revoked == "a stranger":
+        assert chain.trust.authority(leaf, NOW) == authority
+        return
+    with pytest.raises(Revoked):
+        chain.trust.authority(leaf, NOW)
+
+
 def test_n02_a_message_is_not_a_grant(chain: Chain) -> None:
     """N2: valid bytes under another payload type are refused."""
     frame = open_frame(chain.trust.frames()[0])
