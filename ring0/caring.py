@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from compartments.charter import ReceiveCharter, StaleCharter
 from compartments.domain import Domain
@@ -34,6 +34,8 @@ from supervision.hands_link import HandsLink, NodeExited
 from supervision.init_link import InitLink, InitUnknown
 from supervision.reconcile import Action, Reconciler
 from supervision.steps import Done, InspectAll, Running, Seen, StartNode
+
+CHARTER_GAP_S: Final = 0.02  # however fast entries come, looking for what is due takes no more than a part of the time
 
 
 class Caring:
@@ -272,6 +274,7 @@ class Caring:
                     continue
                 except EnjinError as error:
                     self._log.warning("charter.failed", node=node, error=error)
+            await asyncio.sleep(CHARTER_GAP_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._moved.wait()

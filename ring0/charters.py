@@ -9,6 +9,7 @@ INV-CHI-2: a charter that would say nothing new is not due.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -39,6 +40,7 @@ class ListCharters(Query, kind="charter.list"):
     """Every domain's newest charter."""
 
 
+@functools.lru_cache(maxsize=64)
 def read_charter(text: str) -> tuple[charter.Charter, str]:
     """Return the charter in frame *text* and its hash; the signature is the caller's matter.
 

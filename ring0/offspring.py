@@ -44,42 +44,44 @@ class Offspring:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.cloud, self.node = cloud, node
         self.keyring = Keyring.create(self.directory, cloud, issuer=True)
+        self._held: tuple[bytes, Grant] | None = None  # what lies on file
 
     def grant(self, parent: Grant, parent_hash: str, issuer: Signer, prefixes: Iterable[str], now: int) -> bytes:
         """Return the node's grant frame: the one on file while more than half its time is left, else a new one."""
         path = self.directory / "grant"
-        if path.exists():
-            held = read_bounded(path, FRAME_MAX)
-            old = read_grant(open_frame(held))
+        if self._held is None and path.exists():
+            frame = read_bounded(path, FRAME_MAX)
+            self._held = frame, read_grant(open_frame(frame))
+        if self._held is not None:
+            held, old = self._held
             if old.parent == parent_hash and now < (old.not_before + old.expiry) // 2 and old.prefixes == tuple(prefixes):
                 return held
         keys = self.keyring
-        frame = sign_grant(
-            Grant(
-                v=1,
-                cloud=self.cloud,
-                subject=self.node,
-                role=SUPERVISOR_ROLE,
-                ring=1,
-                depth=parent.depth - 1,
-                compartment="cloud",
-                keys=PublicKeys(
-                    message=keys.message.public.hex(),
-                    journal=keys.journal.public.hex(),
-                    issue=keys.issuer.public.hex() if keys.issuer else "",
-                    curve=keys.curve.public.hex(),
-                ),
-                allowed=everything("cloud"),
-                channels=(channel_of(self.node),),
-                prefixes=tuple(prefixes),
-                not_before=max(now - SKEW_US, parent.not_before),
-                expiry=min(now + GRANT_DAYS * DAY_US, parent.expiry),
-                autonomy=min(DAY_US, parent.autonomy),
-                parent=parent_hash,
+        grant = Grant(
+            v=1,
+            cloud=self.cloud,
+            subject=self.node,
+            role=SUPERVISOR_ROLE,
+            ring=1,
+            depth=parent.depth - 1,
+            compartment="cloud",
+            keys=PublicKeys(
+                message=keys.message.public.hex(),
+                journal=keys.journal.public.hex(),
+                issue=keys.issuer.public.hex() if keys.issuer else "",
+                curve=keys.curve.public.hex(),
             ),
-            issuer,
+            allowed=everything("cloud"),
+            channels=(channel_of(self.node),),
+            prefixes=tuple(prefixes),
+            not_before=max(now - SKEW_US, parent.not_before),
+            expiry=min(now + GRANT_DAYS * DAY_US, parent.expiry),
+            autonomy=min(DAY_US, parent.autonomy),
+            parent=parent_hash,
         )
+        frame = sign_grant(grant, issuer)
         write_atomic(path, frame, 0o600)
+        self._held = frame, grant
         return frame
 
     def identity(self, **place: Any) -> Identity:
