@@ -108,7 +108,7 @@ class Domain:
         )
         self.table = Table.of(
             *rows,
-            history.questions(self.journal, self.public_key, lambda: self.dispatcher.counters),
+            history.questions(self.journal, trust.message_keys, lambda: self.dispatcher.counters),
             audit.questions(self.journal, place.domain, place.ring),
         )
         self.dispatcher = Dispatcher(
@@ -135,13 +135,6 @@ class Domain:
         """The world now; may be ahead of the disk by the commit under way."""
         found: World = self.journal.world
         return found
-
-    def public_key(self, identity: str) -> bytes | None:
-        """Return the public key behind a key id, for verifying causes; None when no grant names it."""
-        try:
-            return self.trust.key(identity).public
-        except Refused:
-            return None
 
     async def serve(self, transport: Transport) -> None:
         """Take messages from *transport* and tell it what happens."""

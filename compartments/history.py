@@ -63,13 +63,13 @@ class VerifyView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def questions(
-    journal: Journal, keys: Callable[[str], bytes | None], counters: Callable[[], Mapping[str, int]]
+    journal: Journal, signers: Callable[[], Mapping[str, bytes]], counters: Callable[[], Mapping[str, int]]
 ) -> tuple[Question, ...]:
     """Return the rows of the closed table that answer from *journal*.
 
     Args:
         journal: The domain's.
-        keys: Finds a signer's public key by its id.
+        signers: Returns the public message keys that are known, by key id.
         counters: Returns the dispatcher's counters.
     """
 
@@ -91,7 +91,7 @@ def questions(
     async def check(_query: VerifyAudit, _world: World, _asker: Asker) -> VerifyView:
         identity = journal.identity
         await journal.settled()
-        found = await asyncio.to_thread(verify, journal.url, lambda _domain: identity.publics, signer_of=keys)
+        found = await asyncio.to_thread(verify, journal.url, lambda _domain: identity.publics, signers=signers())
         return VerifyView(domain=identity.domain, entries=found.entries, ok=found.ok, first_bad=found.first_bad, reason=found.reason)
 
     def count(_query: GetCounters, _world: World, _asker: Asker) -> dict[str, int]:

@@ -109,6 +109,14 @@ def parse(data: bytes | msgspec.Raw, shape: type[T]) -> T:
     return value
 
 
+def is_canonical(data: bytes | msgspec.Raw) -> bool:
+    """Return whether *data* is JSON in its one spelling, whatever it means; whether defaults are left out only its shape can tell."""
+    try:
+        return _ENCODER.encode(msgspec.json.decode(data)) == bytes(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return False
+
+
 def to_text(data: bytes) -> str:
     """Return *data* as base64url without padding, for places that hold text."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

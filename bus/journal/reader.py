@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple, Self
 
-from sqlalchemy import Select, and_, bindparam, select
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy.exc import DBAPIError
 
 from bus.journal.database import reader_engine, sqlite_path
@@ -43,6 +43,17 @@ class KnownRequest(NamedTuple):
     reply: bytes
 
 
+class ListedEntry(NamedTuple):
+    """An entry with everything that stands beside its bytes."""
+
+    number: int
+    hash: str
+    data: bytes
+    time: int
+    asker: str
+    kind: str
+
+
 class StoredSnapshot(NamedTuple):
     """A snapshot of World as it lies in the database, its body still compressed."""
 
@@ -56,6 +67,12 @@ class StoredSnapshot(NamedTuple):
 
 _META: Final = select(HEAD.c.format, HEAD.c.cloud, HEAD.c.domain, HEAD.c.number, HEAD.c.hash)
 _ENTRY: Final = select(ENTRIES.c.number, ENTRIES.c.hash, ENTRIES.c.data)
+_LISTED: Final = (
+    select(ENTRIES.c.number, ENTRIES.c.hash, ENTRIES.c.data, ENTRIES.c.time, ENTRIES.c.asker, ENTRIES.c.kind)
+    .where(ENTRIES.c.number > bindparam("after"))
+    .order_by(ENTRIES.c.number)
+    .limit(bindparam("most"))
+)
 _COMMIT: Final = select(COMMITS.c.number, COMMITS.c.epoch, COMMITS.c.hash, COMMITS.c.key_id, COMMITS.c.signature)
 _REQUEST: Final = select(*(REQUESTS.c[name] for name in KnownRequest._fields))
 _REQUEST_ONE: Final = _REQUEST.where(REQUESTS.c.request == bindparam("wanted"))
@@ -146,16 +163,19 @@ class Reader:
         rows = self.rows(_ENTRY.order_by(ENTRIES.c.number.desc()).limit(1))
         return StoredEntry(rows[0][0], rows[0][1], rows[0][2]) if rows else None
 
-    def columns(self, after: int, until: int) -> list[tuple[int, int, str, str]]:
-        """Return (number, time, asker, kind) as the columns beside the entries' bytes say it."""
-        query = select(ENTRIES.c.number, ENTRIES.c.time, ENTRIES.c.asker, ENTRIES.c.kind)
-        rows = self.rows(query.where(and_(ENTRIES.c.number > after, ENTRIES.c.number <= until)).order_by(ENTRIES.c.number))
-        return [(row[0], row[1], row[2], row[3]) for row in rows]
+    def listed(self, after: int, limit: int) -> list[ListedEntry]:
+        """Return at most *limit* entries with numbers above *after*, in order, with the columns beside them."""
+        return [ListedEntry(*row) for row in self.rows(_LISTED, {"after": after, "most": limit})]
 
     def commits(self, after: int, limit: int) -> list[Commit]:
         """Return at most *limit* commits with numbers above *after*, in order."""
         rows = self.rows(_COMMIT.where(COMMITS.c.number > after).order_by(COMMITS.c.number).limit(limit))
         return [to_commit(row) for row in rows]
+
+    def commit_at(self, number: int) -> Commit | None:
+        """Return the last commit whose number is at most *number*; None when there is none."""
+        rows = self.rows(_COMMIT.where(COMMITS.c.number <= number).order_by(COMMITS.c.number.desc()).limit(1))
+        return to_commit(rows[0]) if rows else None
 
     def last_commit(self) -> Commit | None:
         """Return the newest commit; None for an empty journal."""

@@ -194,7 +194,6 @@ def witnessed(session: Session, domain: str) -> list[Checkpoint]:
 def verify_file(session: Session, path: Path, decider: str, checkpoints: list[Checkpoint]) -> dict[str, Any]:
     """Return the verdict on the file at *path*, whose commits one of *decider*'s journal keys must have signed."""
     from bus.journal.verify import verify as check
-    from enjin.errors import Refused
     from keys.frame import open_frame
     from keys.grants import read_grant
 
@@ -202,11 +201,11 @@ def verify_file(session: Session, path: Path, decider: str, checkpoints: list[Ch
     grants = [read_grant(open_frame(frame)) for frame in session.trust.frames()]
     publics = [bytes.fromhex(grant.keys.journal) for grant in grants if grant.subject == decider and grant.keys.journal]
 
-    def signer_of(identity: str) -> bytes | None:
-        try:
-            return session.trust.key(identity).public
-        except Refused:
-            return None
-
-    said = check(f"sqlite:///{path}", lambda _domain: publics, signer_of=signer_of, checkpoints=checkpoints)
+    said = check(
+        f"sqlite:///{path}",
+        lambda _domain: publics,
+        signers=session.trust.message_keys(),
+        checkpoints=checkpoints,
+        processes=len(os.sched_getaffinity(0)),
+    )
     return {"entries": said.entries, "ok": said.ok, "first_bad": said.first_bad, "reason": said.reason}

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 
 from tests import cloud as clouds
-from tests.bench import command, jail, memory, push, recovery, router, start, up
+from tests.bench import command, jail, journal, memory, push, recovery, router, start, up
 from tests.bench.figures import FIGURES, Row, render_json, render_table
 
 Measure = Callable[[clouds.Cloud], list[Row]]
@@ -26,6 +26,10 @@ GROUPS: dict[str, tuple[tuple[str, ...], Measure]] = {
     "push": (("push_first_200_s", "app_restart_s"), push.measure),
     "router": (("router_ratio",), router.measure),
     "recovery": (("router_back_s", "agent_back_s", "daemon_back_s"), recovery.measure),
+    "journal": (
+        ("journal_single_per_s", "journal_group_per_s", "replay_per_s", "restart_million_s", "verify_million_s", "verify_peak_mb"),
+        journal.measure,
+    ),
     "up": (("up_warm_s", "bootstrap_warm_s"), up.measure),
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib
 import sqlite3
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -10,8 +12,12 @@ from typing import Any
 
 import pytest
 
-from bus.journal import Journal, Verification, verify
+from bus.journal import Journal, Reader, Verification, verify
+from bus.journal.range_check import check_range
+from bus.journal.ranges import Found, Work
 from tests.bus.journal import small_world as small
+
+verifying = importlib.import_module("bus.journal.verify")  # the package's `verify` is the function
 
 
 class Lost(Exception):
@@ -85,18 +91,38 @@ class Desk:
             connection.close()
 
     def verify(self, **options: Any) -> Verification:
-        return verify(self.url, keys_for, **{"signer_of": signer_of} | options)
+        """Verify alone, and in three ranges: the verdict must be the same."""
+        found = verify(self.url, keys_for, **{"signers": SIGNERS} | options)
+        assert verify(self.url, keys_for, **{"signers": SIGNERS, "processes": 3} | options) == found
+        return found
 
 
 def keys_for(domain: str) -> tuple[bytes, ...]:
     return (small.JOURNAL_KEY.public,) if domain == small.DOMAIN else ()
 
 
-def signer_of(key_id: str) -> bytes | None:
-    return small.ASKER_KEY.public if key_id == small.ASKER_KEY.key_id else None
+SIGNERS = {str(small.ASKER_KEY.key_id): small.ASKER_KEY.public}
+
+
+elsewhere = verifying._elsewhere
+
+
+def _here(work: Work) -> Found:
+    """Check a range in this process; `test_verify.py` has one test with the real program."""
+    with contextlib.closing(Reader(work.url)) as reader:
+        return check_range(reader, work)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_ranges() -> Iterator[None]:
+    """Short journals are cut into ranges too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verifying, "SHARED_FROM", 6)
+        patch.setattr(verifying, "_elsewhere", _here)
+        yield
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
+def desk(tmp_path: Path) -> Desk:
     """One journal in a folder of its own."""
     return Desk(tmp_path)

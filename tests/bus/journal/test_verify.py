@@ -17,7 +17,7 @@ from bus.journal.errors import NoSuchEntry
 from bus.messages import canonical
 from enjin.errors import EnjinError
 from keys.signing import Signer
-from tests.bus.journal.conftest import Desk
+from tests.bus.journal.conftest import SIGNERS, Desk, elsewhere, keys_for, verifying
 from tests.bus.journal.small_world import ASKER_KEY, CLOUD, DOMAIN, OTHER_KEY, Add, identity
 
 COUNT = 20
@@ -304,3 +304,13 @@ def test_from_the_newest_snapshot_only_the_rest_is_checked(tmp_path: Path) -> No
     assert desk.verify(from_genesis=True).entries == 25
     desk.edit("update journal_snapshots set signature = zeroblob(64) where number = 20")
     assert desk.verify(from_genesis=False).entries == 15
+
+
+def test_processes_share_a_long_journal(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real program in processes of its own: the same verdict, whole and damaged, and the same entry is named."""
+    desk.fill(30)
+    monkeypatch.setattr(verifying, "_elsewhere", elsewhere)
+    assert verify(desk.url, keys_for, signers=SIGNERS, processes=2) == verify(desk.url, keys_for, signers=SIGNERS)
+    desk.edit("UPDATE journal_entries SET kind = 'other' WHERE number = 27")
+    found = verify(desk.url, keys_for, signers=SIGNERS, processes=2)
+    assert (found.ok, found.first_bad, found.entries) == (False, 27, 26)
