@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import msgspec
 
 from bus.journal import Journal, Stretch, verify
 from bus.messages import Asker, Observation, Query, Question, Role
+from compartments.difference import RowChange, difference
 from compartments.moments import parse_moment
 from compartments.world import World
+
+CHANGES_MAX: Final = 1_000
 
 
 class GetHead(Query, kind="journal.head"):
@@ -34,6 +38,19 @@ class Witnessed(Observation, kind="journal.witnessed"):
 
 class VerifyAudit(Query, kind="audit.verify"):
     """Check chain and signatures of the whole journal."""
+
+
+class ExportEntries(Query, kind="audit.export", kw_only=True):
+    """The entries that follow number *after*, byte for byte, with the commit that signs them: a page of the journal."""
+
+    after: int = 0
+
+
+class DiffWorlds(Query, kind="audit.diff", kw_only=True):
+    """What was otherwise at *until* than at *since*: times or entry numbers; ``until`` empty is now."""
+
+    since: str
+    until: str = ""
 
 
 class GetCounters(Query, kind="daemon.counters"):
@@ -62,6 +79,14 @@ class VerifyView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class DiffView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ``audit.diff``: at most ``CHANGES_MAX`` changes, and how many there are."""
+
+    domain: str
+    changes: list[RowChange]
+    total: int
+
+
 def questions(
     journal: Journal, signers: Callable[[], Mapping[str, bytes]], counters: Callable[[], Mapping[str, int]]
 ) -> tuple[Question, ...]:
@@ -88,6 +113,15 @@ def questions(
     def fetch(query: FetchEntries, _world: World, _asker: Asker) -> Stretch | None:
         return journal.stretch(query.after)
 
+    def export(query: ExportEntries, _world: World, _asker: Asker) -> Stretch | None:
+        return journal.stretch(query.after)
+
+    async def diff(query: DiffWorlds, world: World, _asker: Asker) -> DiffView:
+        before = await world_at(journal, query.since)
+        after = await world_at(journal, query.until) if query.until else world
+        found = list(difference(before, after))  # here and now: no entry changes the live world meanwhile
+        return DiffView(domain=journal.identity.domain, changes=found[:CHANGES_MAX], total=len(found))
+
     async def check(_query: VerifyAudit, _world: World, _asker: Asker) -> VerifyView:
         identity = journal.identity
         await journal.settled()
@@ -101,6 +135,8 @@ def questions(
         Question(GetCounters, count, Role.OPERATOR),
         Question(GetHead, head, Role.TENANT),
         Question(FetchEntries, fetch, Role.SUPERVISOR),
+        Question(ExportEntries, export, Role.OPERATOR),
+        Question(DiffWorlds, diff, Role.OPERATOR),
         Question(VerifyAudit, check, Role.OPERATOR),
     )
 

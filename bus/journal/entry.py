@@ -138,13 +138,14 @@ def entry_hash(data: bytes) -> str:
     return hashlib.sha256(pae(ENTRY, data)).hexdigest()
 
 
-def _statement(cloud: str, domain: str, epoch: int, head: Head) -> bytes:
+def commit_statement(cloud: str, domain: str, epoch: int, head: Head) -> bytes:
+    """Return the bytes that a commit's signature covers, as the payload of their envelope."""
     return canonical(CommitStatement(cloud=str(cloud), domain=str(domain), epoch=epoch, number=head.number, hash=head.hash))
 
 
 def sign_commit(identity: JournalIdentity, head: Head) -> Commit:
     """Return the commit of *head* signed with the journal subkey."""
-    payload = _statement(identity.cloud, identity.domain, identity.epoch, head)
+    payload = commit_statement(identity.cloud, identity.domain, identity.epoch, head)
     signature = identity.signer.sign(COMMIT, payload)
     return Commit(
         epoch=identity.epoch, number=head.number, hash=head.hash, key_id=str(identity.signer.key_id), signature=signature
@@ -159,7 +160,7 @@ def check_commit(commit: Commit, cloud: str, domain: str, publics: Iterable[byte
     """
     for public in publics:
         if key_id(public) == commit.key_id:
-            verify(public, COMMIT, _statement(cloud, domain, commit.epoch, commit.head), commit.signature)
+            verify(public, COMMIT, commit_statement(cloud, domain, commit.epoch, commit.head), commit.signature)
             return
     raise BadSignature(f"commit {commit.number} is signed by a key that may not sign this journal")
 

@@ -5,6 +5,8 @@ Owns the shapes, which travel between processes as JSON. Imports the ground.
 
 from __future__ import annotations
 
+import msgspec
+
 from bus.journal.entry import Shape
 
 
@@ -31,10 +33,10 @@ class Work(Shape, frozen=True, kw_only=True):
 
     url: str
     publics: tuple[str, ...]
-    signers: dict[str, str] = {}
+    signers: dict[str, str] = msgspec.field(default_factory=dict)
     begin: Edge
     until: int = 0
-    seen: dict[str, str] = {}
+    seen: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Found(Shape, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from enjin.host import clock
 from enjin.names import shorten
 from enjin.output import json_option, print_json, print_rows, rfc3339
 from ring0.commands.client import partial, run
+from ring0.commands.evidence import diff, export, repair
 
 if TYPE_CHECKING:
     from bus.journal.checkpoint import Checkpoint
@@ -42,7 +43,13 @@ def audit() -> None:
     Examples:
       enjin audit log --since 2h --action app.push
       enjin audit verify
+      enjin audit diff 2h
     """
+
+
+audit.add_command(export)
+audit.add_command(diff)
+audit.add_command(repair)
 
 
 @audit.command("log")
@@ -191,16 +198,20 @@ def witnessed(session: Session, domain: str) -> list[Checkpoint]:
     return [Checkpoint(cloud=meta.cloud, domain=meta.domain, epoch=commit.epoch, number=meta.head.number, hash=meta.head.hash)]
 
 
-def verify_file(session: Session, path: Path, decider: str, checkpoints: list[Checkpoint]) -> dict[str, Any]:
-    """Return the verdict on the file at *path*, whose commits one of *decider*'s journal keys must have signed."""
-    from bus.journal.verify import verify as check
+def journal_keys(session: Session, decider: str) -> list[bytes]:
+    """Return the journal keys of *decider*, by grants that the session believes: each ends in the pinned root."""
     from keys.frame import open_frame
     from keys.grants import read_grant
 
-    # Only grants that the session believes: each ends in the pinned root.
     grants = [read_grant(open_frame(frame)) for frame in session.trust.frames()]
-    publics = [bytes.fromhex(grant.keys.journal) for grant in grants if grant.subject == decider and grant.keys.journal]
+    return [bytes.fromhex(grant.keys.journal) for grant in grants if grant.subject == decider and grant.keys.journal]
 
+
+def verify_file(session: Session, path: Path, decider: str, checkpoints: list[Checkpoint]) -> dict[str, Any]:
+    """Return the verdict on the file at *path*, whose commits one of *decider*'s journal keys must have signed."""
+    from bus.journal.verify import verify as check
+
+    publics = journal_keys(session, decider)
     said = check(
         f"sqlite:///{path}",
         lambda _domain: publics,

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from enjin.errors import Invalid
-from enjin.output import json_option, print_json, print_rows, reason_option, rfc3339, say
+from enjin.output import at_option, json_option, print_json, print_rows, reason_option, rfc3339, say
 from ring1.commands.apps import app_name, app_named, app_option, change
 
 
@@ -75,13 +75,14 @@ def change_or_note(wish: Any, reason: str, as_json: bool, done: str) -> None:
 @config.command("get")
 @click.argument("key", required=False)
 @app_option
+@at_option
 @json_option
-def get_settings(key: str | None, app: str | None, as_json: bool) -> None:
+def get_settings(key: str | None, app: str | None, at: str, as_json: bool) -> None:
     """List the names of an app's settings; values are sealed and are not shown."""
     from ring1.commands.client import run
     from ring1.settings import ListConfig
 
-    found = run(lambda session: session.query(1, ListConfig(app=app_name(app))))
+    found = run(lambda session: session.query(1, ListConfig(app=app_name(app), at=at)))
     rows = [row | {"shown": "<sealed>"} for row in found["values"] if key is None or row["key"] == key]
     if key is not None and not rows:
         raise BadSetting(f"app {found['app']} has no setting {key!r}")

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 
 from tests import cloud as clouds
-from tests.bench import command, jail, journal, memory, push, recovery, router, start, up
+from tests.bench import command, jail, journal, memory, opening, push, recovery, router, start, up
 from tests.bench.figures import FIGURES, Row, render_json, render_table
 
 Measure = Callable[[clouds.Cloud], list[Row]]
@@ -26,6 +26,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], Measure]] = {
     "push": (("push_first_200_s", "app_restart_s"), push.measure),
     "router": (("router_ratio",), router.measure),
     "recovery": (("router_back_s", "agent_back_s", "daemon_back_s"), recovery.measure),
+    "opening": (("verified_per_s",), opening.measure),
     "journal": (
         ("journal_single_per_s", "journal_group_per_s", "replay_per_s", "restart_million_s", "verify_million_s", "verify_peak_mb"),
         journal.measure,
