@@ -51,7 +51,8 @@ SECTIONS: Final = (
     ("Trust", {
         "key": "list, create, revoke",
         "token": "create, list, revoke",
-        "audit": "who did what, when and why; verify",
+        "trust": "why something is believed, down to the root",
+        "audit": "who did what, when and why; verify, export, diff, repair",
     }),
     ("Help", {
         "help": "explain an error code, or a command",

@@ -120,13 +120,18 @@ async def moment(session: Session, ring: int | None, text: str) -> int:
 
 @audit.command("verify")
 @click.option("--ring", type=click.IntRange(0, 1), help="Only this ring's journal.")
+@click.option("--file", "path", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Only this file, from any cloud.")
+@click.option("--root", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="With --file: the root statement to believe.")
 @json_option
-def verify(ring: int | None, as_json: bool) -> None:
+def verify(ring: int | None, path: Path | None, root: Path | None, as_json: bool) -> None:
     """Check chain and signatures of the journals, against the root that your key file pins; ends with 1 when one does not hold.
 
-    Who may read a journal's file checks it here, without its daemon; else the daemon is asked.
+    Who may read a journal's file checks it here, without its daemon; else the daemon is asked. With --file and --root neither a
+    cloud nor a key is needed: whose keys signed stands in the journal itself, and leads to the root.
     """
-    rings = run(lambda session: verify_all(session, ring))
+    if (path is None) != (root is None):
+        raise click.UsageError("--file and --root go together")
+    rings = run(lambda session: verify_all(session, ring)) if path is None or root is None else [verify_offline(path, root)]
     bad = [one for one in rings if not one["ok"]]
     if as_json:
         first = bad[0]["first_bad"] if bad else None
@@ -144,6 +149,15 @@ def verify(ring: int | None, as_json: bool) -> None:
         print_rows(rings, columns)
     if bad:
         click.get_current_context().exit(1)
+
+
+def verify_offline(path: Path, root: Path) -> dict[str, Any]:
+    """Return the verdict on one file, believing one root statement."""
+    from compartments.offline import verify_with_root
+
+    meta, said = verify_with_root(path, root.read_bytes(), len(os.sched_getaffinity(0)))
+    verdict = {"entries": said.entries, "ok": said.ok, "first_bad": said.first_bad or None, "reason": said.reason}
+    return {"ring": int(meta.domain != "ring0"), "domain": meta.domain} | verdict | {"by": "root"}
 
 
 async def verify_all(session: Session, ring: int | None) -> list[dict[str, Any]]:

@@ -149,12 +149,10 @@ def repair_file(session: Session, path: Path, copy: Path, domain: str, decider: 
     from bus.journal.errors import JournalBusy
     from ring0.commands.audit import journal_keys
 
-    owner = path.parent.stat()
+    owner, cloud, keys = path.parent.stat(), session.directory.cloud, journal_keys(session, decider)
     try:
         with Reader(f"sqlite:///{copy}") as reader:
-            found = put_back(
-                f"sqlite:///{path}", cloud=session.directory.cloud, domain=domain, publics=journal_keys(session, decider), fetch=reader.stretch
-            )
+            found = put_back(f"sqlite:///{path}", cloud=cloud, domain=domain, publics=keys, fetch=reader.stretch)
     except JournalBusy as error:
         raise StillRuns(f"the journal of {domain} is open") from error
     finally:

@@ -47,7 +47,7 @@ def keys_of(cloud: Raised, which: str) -> list[str]:
 
 @pytest.mark.parametrize("ring", [0, 1])
 def test_an_export_verifies_without_us(cloud: Raised, ring: int) -> None:
-    """Plain Ed25519 and SHA-256 find every cause and commit signed, and every entry in the chain that the commits sign; not after a change."""
+    """Plain Ed25519 and SHA-256 find every cause and commit signed, and every entry in the chain; a changed commit is not."""
     cloud.run("compartment", "create", f"exported-{ring}", "--reason", "to be exported")
     lines = [json.loads(line) for line in cloud.run("audit", "export", "--ring", str(ring)).stdout.splitlines()]
     kinds = [line["payloadType"].removeprefix(PREFIX).removesuffix(".v1+json") for line in lines]

@@ -306,6 +306,13 @@ def test_from_the_newest_snapshot_only_the_rest_is_checked(tmp_path: Path) -> No
     assert desk.verify(from_genesis=False).entries == 15
 
 
+def test_an_entry_of_another_type_is_named(desk: Desk) -> None:
+    """SQLite holds any type in any column: bytes that somebody's edit made text are named, not stumbled over."""
+    desk.fill(12)
+    desk.edit("UPDATE journal_entries SET data = CAST(data AS TEXT) WHERE number = 9")
+    assert (desk.verify().ok, desk.verify().first_bad) == (False, 9)
+
+
 def test_processes_share_a_long_journal(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real program in processes of its own: the same verdict, whole and damaged, and the same entry is named."""
     desk.fill(30)
