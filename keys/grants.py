@@ -19,7 +19,7 @@ import msgspec
 from enjin.canonical import canonical, parse
 from enjin.errors import Refused
 from keys.frame import GRANT, Frame, seal
-from keys.signing import Signer, check_public
+from keys.signing import Signer, check_public, read_public
 
 CHAIN_MAX: Final = 4
 ROOT_PARENT: Final = ""
@@ -95,9 +95,14 @@ def read_grant(frame: Frame) -> Grant:
     grant = parse(frame.payload, Grant)
     if grant.v != 1:
         raise GrantRefused(f"grant version {grant.v} is unknown")
-    known = [bytes.fromhex(key) for key in (grant.keys.message, grant.keys.journal, grant.keys.issue) if key]
-    for key in known:
-        check_public(key)
+    check_public(read_public(grant.keys.message))
+    for key in (grant.keys.journal, grant.keys.issue):
+        if key:
+            check_public(read_public(key))
+    if grant.keys.curve:
+        read_public(grant.keys.curve)
+    for prefix in grant.prefixes:
+        _read_prefix(prefix)
     if len(set(grant.keys.all())) != len(grant.keys.all()):
         raise GrantRefused("one key stands for two purposes")
     if not 0 <= grant.ring <= 2 or not 0 <= grant.depth < CHAIN_MAX:
@@ -166,6 +171,13 @@ def check_within(child: Grant, parent: Grant) -> None:
         raise GrantRefused("the grant uses a key of its issuer")
 
 
+def _read_prefix(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise GrantRefused(f"{text[:60]!r} is no prefix of addresses") from error
+
+
 def _within_prefix(inner: str, outer: str) -> bool:
-    first, second = ipaddress.ip_network(inner), ipaddress.ip_network(outer)
+    first, second = _read_prefix(inner), _read_prefix(outer)
     return first.version == second.version and first.subnet_of(second)  # type: ignore[arg-type]

@@ -12,10 +12,9 @@ import msgspec
 
 from enjin.canonical import canonical, from_text, to_text
 from keys.keyring import Keyring
-from keys.signing import BadKey, check_public, verify
+from keys.signing import check_public, read_public, verify
 
 REQUEST: Final = "application/vnd.enjin.keyrequest.v1+json"
-PUBLIC_DIGITS: Final = 64
 
 
 class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -40,15 +39,5 @@ def check_proof(asked: KeyRequest, proof: str) -> None:
         BadKey: A public key is malformed.
         BadSignature, Malformed: The proof does not hold.
     """
-    publics = (_public(asked.message), _public(asked.curve))
+    publics = (read_public(asked.message), read_public(asked.curve))
     verify(check_public(publics[0]), REQUEST, canonical(asked), from_text(proof))
-
-
-def _public(text: str) -> bytes:
-    try:
-        data = bytes.fromhex(text)
-    except ValueError as error:
-        raise BadKey("a public key is not hex") from error
-    if len(text) != PUBLIC_DIGITS or data.hex() != text:
-        raise BadKey("a public key has 64 lower case hex digits")
-    return data

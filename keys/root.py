@@ -14,7 +14,7 @@ from enjin.canonical import canonical, parse
 from enjin.errors import Refused
 from enjin.names import CloudId
 from keys.frame import ROOT, Frame, seal
-from keys.signing import BadSignature, Signer, check_public, key_id, pae, verify
+from keys.signing import BadSignature, Signer, check_public, key_id, pae, read_public, verify
 
 SHARES: Final = 3
 THRESHOLD: Final = 2
@@ -67,7 +67,8 @@ def check_threshold(frame: Frame, root: RootStatement) -> None:
     Raises:
         RootRefused: Too few, or one key twice.
     """
-    publics = {key_id(check_public(bytes.fromhex(key))): bytes.fromhex(key) for key in root.keys}
+    known = [check_public(read_public(key)) for key in root.keys]
+    publics = {key_id(public): public for public in known}
     signed: set[str] = set()
     for one in frame.signatures:
         public = publics.get(one.key_id)

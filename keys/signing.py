@@ -66,6 +66,21 @@ def check_public(public: bytes) -> bytes:
     return public
 
 
+def read_public(text: str) -> bytes:
+    """Return the 32 bytes of a public key in hex, of whatever kind; whether it is a good Ed25519 key is ``check_public``'s matter.
+
+    Raises:
+        BadKey: Not 64 lower-case hex digits.
+    """
+    try:
+        data = bytes.fromhex(text)
+    except ValueError as error:
+        raise BadKey("a public key is not hex") from error
+    if len(data) != PUBLIC_BYTES or data.hex() != text:
+        raise BadKey(f"a public key has {2 * PUBLIC_BYTES} lower-case hex digits")
+    return data
+
+
 class Signer:
     """A private key for one purpose."""
 
