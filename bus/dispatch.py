@@ -54,13 +54,15 @@ class Handlers(NamedTuple):
 
     ``decide(rule, wish, moment, frame)`` returns the Reply; ``moment.time`` is the receiver's cloud time, the journal
     makes its own. ``answer`` returns anything canonical JSON can hold. ``account`` returns the asker that a token of
-    this daemon's own door stands for, None when it stands for nobody any more.
+    this daemon's own door stands for, None when it stands for nobody any more. ``refused`` hears, as often as the log does,
+    of what did not pass: why, the message if it was verified, its subject, its bytes.
     """
 
     decide: Callable[[Rule, Command, Moment, bytes], Awaitable[Reply]]
     answer: Callable[[Question, Query, Asker], Any]
     observe: Callable[[Seen], Awaitable[None] | None] | None = None
     account: Callable[[Behalf], Asker | None] | None = None
+    refused: Callable[[StageRefused, Opened | None, str, int], None] | None = None
 
 
 class Authorised(NamedTuple):
@@ -250,6 +252,8 @@ class Dispatcher:
                 signer=opened.statement.iss if opened else None,
                 id=opened.statement.rid if opened else None,
             )
+            if self.handlers.refused is not None:
+                self.handlers.refused(error, opened, subject, len(frame))
 
 
 class Answered(NamedTuple):

@@ -23,9 +23,12 @@ from bus.envelope import Behalf
 from bus.journal import Cause, Journal, JournalIdentity, Stretch
 from bus.journal.checkpoint import read_cosigned
 from bus.messages import Asker, Command, Moment, Observation, Query, Question, Reply, Rule, Table
+from bus.opening import Opened
 from bus.permission import Place
 from bus.speaker import Speaker
+from bus.stages import StageRefused
 from bus.transport import Transport
+from bus.watching import MessageRefused
 from compartments import accounts, audit, history
 from compartments.facts import FACTS
 from compartments.rows import Grant, RevokedKey
@@ -116,7 +119,9 @@ class Domain:
             table=self.table,
             trust=trust,
             speaker=self.speaker,
-            handlers=Handlers(decide=self._decide, answer=self._answer, observe=self._observe, account=self._account),
+            handlers=Handlers(
+                decide=self._decide, answer=self._answer, observe=self._observe, account=self._account, refused=self._refused
+            ),
             world=lambda: self.world,
             locate=lambda name: locate(self.world, name),
         )
@@ -231,6 +236,17 @@ class Domain:
             return
         cosigned = read_cosigned(parse(seen.body, history.Witnessed).cosigned.encode())
         await self.journal.keep(cosigned, (bytes.fromhex(grant.keys.journal),))
+
+    def _refused(self, error: StageRefused, opened: Opened | None, subject: str, frame_bytes: int) -> None:
+        """Tell whoever watches the channel; a refusal of such news is none itself."""
+        if subject == f"seen.{MessageRefused.KIND}":
+            return
+        signer, request = (opened.statement.iss, opened.statement.rid) if opened is not None else ("", "")
+        news = MessageRefused(
+            stage=error.stage, code=error.code, why=error.message, subject=subject[:128], frame_bytes=frame_bytes, signer=signer,
+            request=request,
+        )  # fmt: skip
+        self.tell_soon(news)
 
     def _account(self, behalf: Behalf) -> Asker | None:
         return accounts.account_of(self.world, behalf.account, behalf.token, self.journal.now())

@@ -54,6 +54,9 @@ SECTIONS: Final = (
         "trust": "why something is believed, down to the root",
         "audit": "who did what, when and why; verify, export, diff, repair",
     }),
+    ("Bus", {
+        "bus": "watch what passes; measure",
+    }),
     ("Help", {
         "help": "explain an error code, or a command",
         "init": "write a commented configuration",
