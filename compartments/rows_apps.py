@@ -20,6 +20,7 @@ import msgspec
 
 from compartments.row import Row
 
+SealingKeyState = Literal["in use", "condemned", "shredded"]
 AppStrategy = Literal["jail", "user", "process"]
 Cause = Literal["push", "rollback", "settings", "restart"]
 ReleaseState = Literal["building", "built", "starting", "live", "superseded", "failed"]
@@ -208,6 +209,8 @@ class SealingKey(Row):
     compartment: str
     public: str
     created: int = 0
+    state: SealingKeyState = "in use"
+    shredded: int = 0
 
 
 class UsedUid(Row):

@@ -41,7 +41,7 @@ SECTIONS: Final = (
         "restart": "start an app's instances anew",
     }),
     ("World", {
-        "compartment": "create, list, show",
+        "compartment": "create, list, show, shred",
         "tier": "create, list, assign",
         "node": "list, show, stop, start, restart, remove",
         "network": "create, list",

@@ -17,7 +17,7 @@ from typing import Final
 from nacl import bindings
 
 from enjin.errors import ConfigError, invariant
-from enjin.host import random_bytes, write_atomic
+from enjin.host import random_bytes, sync_directory, write_atomic
 from enjin.names import CloudId
 from keys.signing import SEED_BYTES, Signer
 
@@ -66,6 +66,24 @@ def load_seed(path: Path) -> bytes:
     if len(data) != SEED_BYTES:
         raise BadKeyFile(f"key file {path} holds {len(data)} bytes, not {SEED_BYTES}")
     return data
+
+
+def destroy_seed(path: Path) -> None:
+    """Overwrite the seed at *path* and remove it, on disk when it returns; harmless when it is gone.
+
+    What a disk keeps of overwritten blocks is beyond us: put the state directory on encrypted storage where that matters.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        os.pwrite(descriptor, bytes(SEED_BYTES), 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    path.unlink()
+    sync_directory(path.parent)
 
 
 def subkey(seed: bytes, cloud: CloudId | str, purpose: Purpose, generation: int = 1) -> bytes:

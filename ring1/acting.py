@@ -15,10 +15,9 @@ from bus.http.blobs import BlobStore
 from compartments.domain import Domain
 from compartments.identity import Identity
 from compartments.rows import Compartment
-from compartments.rows_apps import Build, Release, SealingKey, Settings
+from compartments.rows_apps import Build, Release, Settings
 from enjin import log
-from enjin.errors import EnjinError, StepFailed
-from keys.keyring import KeyPair, create_seed
+from enjin.errors import StepFailed
 from keys.sealing import open_value
 from ring1 import steps
 from ring1.agents import Agents
@@ -27,7 +26,8 @@ from ring1.packages import list_trees
 from ring1.plan import Seen, plan
 from ring1.releases import BuildFailed, Built, Failed
 from ring1.routing import Router
-from ring1.settings import EnrollSealingKey, place_of
+from ring1.sealing_keys import SealingKeys
+from ring1.settings import place_of
 from ring1.specs import NODES, Ground
 from supervision import instances
 from supervision.hands_link import HandsLink, NodeExited
@@ -51,6 +51,7 @@ class Acting:
         self._log = log.get("acting")
         self._hands = HandsLink(hands, self._exited)
         self._builds = Builds(self._home, self.poke)
+        self._secrets = SealingKeys(domain, self._home)
         self._nodes: dict[str, Running] = {}
         self._fabric = not ground.bridge
         self._since = domain.journal.now()
@@ -103,7 +104,7 @@ class Acting:
         routes = None
         with contextlib.suppress(StepFailed):
             routes = await self._router.observe()
-        await self._enroll_sealing_keys()
+        await self._secrets.settle()
         return Seen(
             now=self._domain.journal.now(),
             since=self._since,
@@ -182,22 +183,8 @@ class Acting:
         held = world.get(Settings, step.app, step.settings)
         if held is None or not step.keys:
             return known
-        pair = self._sealing_pair(step.compartment)
+        pair = self._secrets.pair(step.compartment)
         return known | {key: open_value(pair, place_of(compartment, step.app, key), held.values[key]) for key in step.keys}
-
-    def _sealing_pair(self, compartment: str) -> KeyPair:
-        """Return the compartment's sealing pair; its private half is a file beside journal and projection, and in no backup."""
-        directory = self._home / "ring1" / "secrets"
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return KeyPair(create_seed(directory / f"{compartment}.key"))
-
-    async def _enroll_sealing_keys(self) -> None:
-        world = self._domain.world
-        for compartment in world.find(Compartment, kind="environment"):
-            if world.get(SealingKey, compartment.id) is None:
-                public = self._sealing_pair(compartment.id).public.hex()
-                with contextlib.suppress(EnjinError):
-                    await self._domain.wish(EnrollSealingKey(compartment=compartment.name, public=public))  # type: ignore[arg-type]
 
     async def _collect(self, step: steps.CollectBuild) -> None:
         """Seal what a build made and say so; or say why it made nothing."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from ring1 import accounts, apps, charter, instances, operations, processes, releases, settings
+from ring1 import accounts, apps, charter, instances, operations, processes, releases, settings, shredding
 
 SERVICES: Final = (
     apps.TABLE, releases.TABLE, processes.TABLE, instances.TABLE, settings.TABLE, operations.TABLE, accounts.TABLE, charter.TABLE,
+    shredding.TABLE,
 )  # fmt: skip

@@ -67,6 +67,14 @@ class NoSealingKey(NotFound):
     remedy = "its daemon enrols one when it starts: try again in a moment"
 
 
+class KeyShredded(Refused):
+    """The compartment's secrets were shredded, and there is no key to seal new ones to."""
+
+    code = "E-CFG-006"
+    http_status = 410
+    remedy = "`enjin compartment new-key` makes another one; what was sealed before stays unreadable"
+
+
 class SetConfig(Command, kind="config.set"):
     """Set some of an app's settings, each value sealed; the app starts anew with them."""
 
@@ -104,9 +112,10 @@ def set_config(wish: SetConfig, world: World, at: Moment) -> Iterator[Fact]:
     """Make a new version of the settings, and roll over to it where something is live.
 
     Raises:
-        UnknownApp, BadKey, NotSealed, SettingsTooLarge, OutOfRoom.
+        UnknownApp, KeyShredded, BadKey, NotSealed, SettingsTooLarge, OutOfRoom.
     """
     app = find_app(world, wish.app, at.asker)
+    _usable_key(world, app.compartment)
     for key, value in wish.values.items():
         _check_key(key)
         if not value or not from_text(value):
@@ -130,6 +139,14 @@ def unset_config(wish: UnsetConfig, world: World, at: Moment) -> Iterator[Fact]:
     if not wish.keys:
         raise UnknownSetting("no setting is named")
     yield from _change(world, app, {}, tuple(sorted(set(wish.keys))), UnsetConfig.KIND, at)
+
+
+def _usable_key(world: World, compartment: str) -> SealingKey | None:
+    """Return the key of *compartment* (an id), if there is one yet. Raises: KeyShredded."""
+    key = world.get(SealingKey, compartment)
+    if key is not None and key.state != "in use":
+        raise KeyShredded("the secrets of this compartment were shredded")
+    return key
 
 
 def _check_key(key: str) -> None:
@@ -167,6 +184,8 @@ def enroll_key(wish: EnrollSealingKey, world: World, at: Moment) -> Iterator[Fac
     if PUBLIC.fullmatch(wish.public) is None:
         raise NotSealed("a sealing key is 64 hex digits")
     known = world.get(SealingKey, compartment.id)
+    if known is not None and known.state != "in use":
+        raise KeyShredded(f"the secrets of {compartment.name} were shredded")
     if known is None or known.public != wish.public:
         yield SealingKeyEnrolled(compartment=compartment.id, public=wish.public, time=at.time)
 
@@ -185,9 +204,9 @@ def list_config(query: ListConfig, world: World, asker: Asker) -> object:
 
 
 def show_key(query: ShowSealingKey, world: World, asker: Asker) -> object:
-    """Return a compartment's public key. Raises: NoSuchCompartment, NoSealingKey."""
+    """Return a compartment's public key. Raises: NoSuchCompartment, NoSealingKey, KeyShredded."""
     compartment = find_compartment(world, query.compartment, asker)
-    key = world.get(SealingKey, compartment.id)
+    key = _usable_key(world, compartment.id)
     if key is None:
         raise NoSealingKey(f"compartment {compartment.name} has no sealing key yet")
     return {"compartment": compartment.name, "id": compartment.id, "public": key.public}

@@ -40,12 +40,15 @@ class StillRuns(Conflict):
 @click.option("--ring", type=click.IntRange(0, 1), default=0, show_default=True, help="Whose journal.")
 @click.option("--from", "first", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="From entry N on.")
 @click.option("--to", "last", type=click.IntRange(1), default=ENTRY_LAST, metavar="N", help="Up to the commit that covers entry N.")
-def export(ring: int, first: int, last: int) -> None:
+@json_option
+def export(ring: int, first: int, last: int, as_json: bool) -> None:
     """Print a journal as DSSE envelopes, one JSON document a line, for any tool that verifies DSSE.
 
     Of each entry the frame that caused it (signed by whoever asked) and the entry itself (signed by nobody: its hash is); of each
     commit the statement with the last entry's number and hash, signed by the journal's key. docs/wire.md, 6.
     """
+
+    del as_json  # it never prints anything else
 
     async def work(session: Session) -> None:
         from compartments.history import ExportEntries

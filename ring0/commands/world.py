@@ -8,6 +8,7 @@ import click
 
 from enjin.output import json_option, print_json, reason_option
 from ring0.commands.client import ask, at_option, done, show_one, show_rows, want
+from ring0.commands.shredding import new_key, secrets, shred
 
 KINDS = ("site", "rack", "power", "network", "environment")
 
@@ -21,6 +22,11 @@ def compartment() -> None:
       enjin compartment create tenant-a --reason "a new customer"
       enjin compartment list --at 2h
     """
+
+
+compartment.add_command(shred)
+compartment.add_command(new_key)
+compartment.add_command(secrets)
 
 
 @compartment.command("create")

@@ -32,7 +32,8 @@ def test_what_is_for_others_is_verified_too(cloud: Cloud, watcher: Watcher, audi
     """Who, whom, why and how large; a watcher is nobody's audience and looks at everybody's."""
     frame = wish(cloud, audience)
     line = told(watcher.look(SUBJECT, frame))
-    assert (line["verified"], line["from"], line["for"], line["reason"], line["bytes"]) == (True, "operator", audience, "because", len(frame))
+    expected = {"verified": True, "from": "operator", "for": audience, "reason": "because", "bytes": len(frame)}
+    assert {key: line[key] for key in expected} == expected
 
 
 def test_the_same_message_is_shown_as_often_as_it_passes(cloud: Cloud, watcher: Watcher) -> None:

@@ -37,11 +37,17 @@ def check_dsse(envelope: dict[str, Any], publics: list[str]) -> bool:
     return False
 
 
+def payload(frame: bytes) -> bytes:
+    """Return the payload of a frame, by docs/wire.md alone."""
+    end = 6 + int.from_bytes(frame[4:6], "big")
+    return frame[end + 4 : end + 4 + int.from_bytes(frame[end : end + 4], "big")]
+
+
 def keys_of(cloud: Raised, which: str) -> list[str]:
     """Return every public key of one purpose that the cloud's directory names."""
     directory = json.loads((cloud.home / "run/cloud.json").read_text())
     frames = [base64.urlsafe_b64decode(text + "==") for text in directory["grants"]]
-    grants = [json.loads(frame[frame.index(b"{") : frame.rindex(b"}") + 1]) for frame in frames]
+    grants = [json.loads(payload(frame)) for frame in frames]
     return [grant["keys"][which] for grant in grants if grant["keys"].get(which)]
 
 

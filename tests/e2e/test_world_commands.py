@@ -300,7 +300,8 @@ def test_the_description_lists_exactly_the_table(cloud: Raised) -> None:
     from ring0.services import SERVICES as RING0
     from ring1.services import SERVICES as RING1
 
-    both = {"journal.head", "journal.fetch", "audit.verify", "audit.log", "audit.head", "daemon.counters"}  # what every domain adds
+    both = {"journal.head", "journal.fetch", "audit.verify", "audit.log", "audit.head", "daemon.counters"}
+    both |= {"audit.export", "audit.diff"}  # what every domain adds
     beside = {0: both, 1: both | {"node.list", "log.read"}}
     fixed = {"/healthz", "/openapi.json", "/v1/envelope", "/v1/follow", "/v1/blobs/{digest}"}
     for ring, services in ((0, RING0), (1, RING1)):

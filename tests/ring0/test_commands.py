@@ -22,7 +22,7 @@ from enjin.cli import enjin
 from enjin.errors import EnjinError
 from keys.keyring import Keyring
 from keys.requests import prove
-from ring0.commands import audit, client, machine, nodes, tokens, trust, world
+from ring0.commands import audit, bus, client, machine, nodes, tokens, trust, world
 from ring0.compartments import CreateCompartment
 from ring0.graph import ShowGraph
 from ring0.keys import EnrollKey, ListKeys, RevokeKey
@@ -31,8 +31,10 @@ from tests.ring0.book import CLOUD, KEYS, OPERATOR, Book, founded
 from tests.ring0.test_cloud import refused
 from tests.ring0.wishes import asking
 
-GROUPS = (world.compartment, world.tier, world.network, world.address, nodes.node, trust.key, tokens.token, audit.audit)
-READING = {"list", "show", "log", "verify"}
+GROUPS = (world.compartment, world.tier, world.network, world.address, nodes.node, trust.key, tokens.token, audit.audit, bus.bus)
+LISTING = {"list", "show", "secrets"}
+# What changes nothing that a journal tells of; repair puts back what a journal told already.
+READING = LISTING | {"log", "verify", "export", "diff", "repair", "tail", "bench"}
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -50,7 +52,7 @@ def test_every_command_takes_the_promised_options(words: str, command: click.Com
     assert command.help
     verb = words.split()[1]
     assert ("--reason" in options) == (verb not in READING)
-    assert ("--at" in options) == (verb in ("list", "show"))
+    assert ("--at" in options) == (verb in LISTING)
 
 
 @pytest.mark.parametrize("group", [*GROUPS, world.graph, machine.doctor, machine.init], ids=lambda group: str(group.name))

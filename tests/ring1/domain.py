@@ -17,11 +17,12 @@ from enjin.canonical import canonical, parse, to_text
 from enjin.errors import EnjinError
 from enjin.names import Digest, Name
 from keys.frame import CHARTER, Signature, join
-from ring1 import accounts, apps, charter, instances, operations, processes, releases, rollouts, settings
+from ring1 import accounts, apps, charter, instances, operations, processes, releases, rollouts, settings, shredding
 
 TABLE = Table.of(
-    accounts.TABLE, apps.TABLE, charter.TABLE, instances.TABLE, operations.TABLE, processes.TABLE, releases.TABLE, settings.TABLE
-)
+    accounts.TABLE, apps.TABLE, charter.TABLE, instances.TABLE, operations.TABLE, processes.TABLE, releases.TABLE, settings.TABLE,
+    shredding.TABLE,
+)  # fmt: skip
 ROOT, DEFAULT, BLUE = "c-0000000000000000", "c-0000000000000001", "c-0000000000000002"
 DAEMON = Asker(id="n-0000000000000001", role=Role.SUPERVISOR)
 OPERATOR = Asker(id="u-0000000000000001", role=Role.OPERATOR, compartment="cloud")
