@@ -144,6 +144,7 @@ class Rule(msgspec.Struct, frozen=True):
 
     ``compartment`` names the compartment that the wish touches, for the permission check; None: the whole domain.
     ``result`` makes the reply's result from (wish, world after, moment); None: null.
+    ``urgent``: it revokes, stops or removes, and is decided even when the disk is full; so is what the daemon itself reports.
     """
 
     command: type[Command]
@@ -151,6 +152,7 @@ class Rule(msgspec.Struct, frozen=True):
     allow: Role
     compartment: Where | None = None
     result: Callable[[Any, Any, Moment], object] | None = None
+    urgent: bool = False
 
     @property
     def summary(self) -> str:

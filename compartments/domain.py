@@ -22,6 +22,7 @@ from bus.dispatch import Dispatcher, Handlers, Seen
 from bus.envelope import Behalf
 from bus.journal import Cause, Journal, JournalIdentity, Stretch
 from bus.journal.checkpoint import read_cosigned
+from bus.journal.reserve import Reserve
 from bus.messages import Asker, Command, Moment, Observation, Query, Question, Reply, Rule, Table
 from bus.opening import Opened
 from bus.permission import Place
@@ -97,6 +98,7 @@ class Domain:
             facts=dict(FACTS),
             projection=WorldTables(),
             now_us=clock.now,
+            reserve=Reserve(path.with_name("journal.reserve")),
         )
         self.clock = clock
         self.log = log.get("domain")

@@ -235,9 +235,9 @@ TABLE: Final = (
     Rule(
         CreateAccount, create, allow=Role.OPERATOR, compartment=lambda wish, world: places.place_id(world, wish.compartment), result=created
     ),
-    Rule(CloseAccount, close, allow=Role.OPERATOR, compartment=account_place),
+    Rule(CloseAccount, close, allow=Role.OPERATOR, compartment=account_place, urgent=True),
     Rule(CreateToken, create_token, allow=Role.TENANT, compartment=account_place, result=token_created),
-    Rule(RevokeToken, revoke_token, allow=Role.TENANT, compartment=token_place),
+    Rule(RevokeToken, revoke_token, allow=Role.TENANT, compartment=token_place, urgent=True),
     Question(ListAccounts, list_accounts, allow=Role.OPERATOR),
     Question(ListTokens, list_tokens, allow=Role.TENANT, compartment=account_place),
 )

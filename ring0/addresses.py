@@ -255,7 +255,7 @@ TABLE: Final = (
     Rule(CreateNetwork, create, allow=Role.OPERATOR, result=created),
     Rule(DelegateBlock, delegate, allow=Role.OPERATOR),
     Rule(AssignAddress, assign, allow=Role.OPERATOR, result=assigned),
-    Rule(ReleaseAddress, release, allow=Role.OPERATOR),
+    Rule(ReleaseAddress, release, allow=Role.OPERATOR, urgent=True),
     Question(ListNetworks, list_networks, allow=Role.OPERATOR),
     Question(ListAddresses, list_addresses, allow=Role.OPERATOR),
 )

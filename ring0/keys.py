@@ -221,6 +221,6 @@ def show_revoked(wish: RevokeKey, world: World, _at: Moment) -> object:
 
 TABLE: Final = (
     Rule(EnrollKey, enroll, allow=Role.SUPERVISOR),
-    Rule(RevokeKey, revoke, allow=Role.OPERATOR, result=show_revoked),
+    Rule(RevokeKey, revoke, allow=Role.OPERATOR, result=show_revoked, urgent=True),
     Question(ListKeys, list_keys, allow=Role.OPERATOR),
 )

@@ -210,9 +210,9 @@ def placed(wish: PlaceNode, world: World, _at: Moment) -> object:
 TABLE: Final = (
     Rule(PlaceNode, place, allow=Role.OPERATOR, result=placed),
     Rule(StartNode, start, allow=Role.OPERATOR, compartment=node_place),
-    Rule(StopNode, stop, allow=Role.OPERATOR, compartment=node_place),
+    Rule(StopNode, stop, allow=Role.OPERATOR, compartment=node_place, urgent=True),
     Rule(RestartNode, restart, allow=Role.OPERATOR, compartment=node_place),
-    Rule(RemoveNode, remove, allow=Role.OPERATOR, compartment=node_place),
+    Rule(RemoveNode, remove, allow=Role.OPERATOR, compartment=node_place, urgent=True),
     Rule(ReportNode, seen, allow=Role.SUPERVISOR),
     Question(ListNodes, list_nodes, allow=Role.OPERATOR),
     Question(ShowNode, show, allow=Role.OPERATOR, compartment=node_place),

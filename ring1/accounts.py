@@ -157,6 +157,6 @@ def _where_token(wish: RevokeToken, world: World) -> str:
 
 TABLE: Final = (
     Rule(CreateToken, create, allow=Role.TENANT, compartment=where_compartment, result=_created),
-    Rule(RevokeToken, revoke, allow=Role.TENANT, compartment=_where_token),
+    Rule(RevokeToken, revoke, allow=Role.TENANT, compartment=_where_token, urgent=True),
     Question(ListTokens, list_tokens, allow=Role.TENANT, compartment=where_compartment),
 )

@@ -275,7 +275,7 @@ def _asked(wish: Destroy, _world: World, at: Moment) -> object:
 
 TABLE: Final = (
     Rule(Push, push, allow=Role.TENANT, compartment=where_compartment, result=_pushed),
-    Rule(Destroy, destroy, allow=Role.TENANT, compartment=where_app, result=_asked),
+    Rule(Destroy, destroy, allow=Role.TENANT, compartment=where_app, result=_asked, urgent=True),
     Question(ListApps, list_apps, allow=Role.TENANT, compartment=where_compartment),
     Question(ShowApp, show_app, allow=Role.TENANT, compartment=where_app),
 )

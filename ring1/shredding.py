@@ -96,7 +96,7 @@ def show(query: ShowSecrets, world: World, asker: Asker) -> object:
 
 
 TABLE: Final = (
-    Rule(ShredSecrets, shred, allow=Role.OPERATOR, compartment=where_compartment),
+    Rule(ShredSecrets, shred, allow=Role.OPERATOR, compartment=where_compartment, urgent=True),
     Rule(RenewKey, renew, allow=Role.OPERATOR, compartment=where_compartment),
     Rule(SawShredded, shredded, allow=Role.SUPERVISOR),
     Question(ShowSecrets, show, allow=Role.OPERATOR, compartment=where_compartment),

@@ -134,3 +134,12 @@ class UnsupportedDatabase(ConfigError):
 
     code = "E-JNL-019"
     remedy = "use sqlite:////absolute/path"
+
+
+class DiskFull(EnjinError):
+    """The disk is full: only revocations, stops and removals are decided until there is room again."""
+
+    code = "E-JNL-020"
+    retry = True
+    http_status = 507
+    remedy = "make room on the disk of ENJIN_HOME; it goes on by itself within two seconds"

@@ -19,6 +19,7 @@ from bus.journal.opening import Opening
 from bus.journal.projection import fold_from_genesis, make_anew
 from bus.journal.reader import Reader
 from bus.journal.replay import Facts, Replayed, replay
+from bus.journal.reserve import Reserve
 from bus.journal.sequencer import QUEUE_MAX, Fatal, OnCommit, Sequencer
 from bus.journal.snapshot import SNAPSHOT_EVERY
 from bus.journal.store import Projection, Store
@@ -63,6 +64,7 @@ class Journal:
         floor: Checkpoint | None = None,
         snapshot_every: int = SNAPSHOT_EVERY,
         queue_max: int = QUEUE_MAX,
+        reserve: Reserve | None = None,
     ) -> Self:
         """Open the journal at *url* for writing, making it when there is none.
 
@@ -77,6 +79,7 @@ class Journal:
             floor: What a witness has seen of this journal; less than that is refused.
             snapshot_every: Entries between two snapshots of World.
             queue_max: Wishes that may wait.
+            reserve: Room that is kept on the journal's disk; None: none is.
 
         Raises:
             JournalBusy, ForeignJournal, JournalDamaged, StaleEpoch, RolledBack, Forked, ProjectionAhead, UnknownFact,
@@ -91,7 +94,7 @@ class Journal:
             store.close()
             raise
         decider = Decider(identity, opened.world, table, opened.head, opened.time, now_us, snapshot_every)
-        sequencer = Sequencer(decider, store, opening.reader, projection, fatal, queue_max)
+        sequencer = Sequencer(decider, store, opening.reader, projection, fatal, queue_max, reserve)
         return cls(url, store, opening.reader, sequencer, decider, opening)
 
     @property
@@ -124,7 +127,7 @@ class Journal:
                 decision: what it refuses (a key revoked since the wish came in) is refused.
 
         Raises:
-            Overloaded, JournalClosed, JournalLost, RequestReused, RequestTooOld, RequestFromFuture, EntryTooLarge,
+            DiskFull, Overloaded, JournalClosed, JournalLost, RequestReused, RequestTooOld, RequestFromFuture, EntryTooLarge,
             BadId, and whatever the decision refuses with.
         """
         return await self._sequencer.decide(Wish(cause, rule, wish, moment_of))

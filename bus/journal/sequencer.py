@@ -20,10 +20,12 @@ from typing import Final
 
 from bus.journal.deciding import REMEMBERED_US, Decider, Outcome, Wish, first_request
 from bus.journal.entry import Stretch, sign_commit
-from bus.journal.errors import JournalClosed, JournalLost, Overloaded
+from bus.journal.errors import DiskFull, JournalClosed, JournalLost, Overloaded
 from bus.journal.reader import Reader
 from bus.journal.remembered import Remembered
+from bus.journal.reserve import Reserve
 from bus.journal.store import Batch, Projection, Store
+from bus.messages import Role
 from enjin.errors import EnjinError
 from enjin.log import get
 
@@ -51,12 +53,19 @@ class Sequencer:
     """Puts wishes in one order, decides them and commits them; made and used in one event loop's thread."""
 
     def __init__(
-        self, decider: Decider, store: Store, reader: Reader, projection: Projection | None, fatal: Fatal, queue_max: int = QUEUE_MAX
+        self,
+        decider: Decider,
+        store: Store,
+        reader: Reader,
+        projection: Projection | None,
+        fatal: Fatal,
+        queue_max: int = QUEUE_MAX,
+        reserve: Reserve | None = None,
     ) -> None:
         self.head = decider.head
         self._decider, self._store, self._projection = decider, store, projection
         self._remembered = Remembered(reader)
-        self._fatal, self._queue_max = fatal, queue_max
+        self._fatal, self._queue_max, self._reserve = fatal, queue_max, reserve
         self._queue: collections.deque[_Waiting] = collections.deque()
         self._pump: asyncio.Task[None] | None = None
         self._pruned = 0
@@ -74,11 +83,14 @@ class Sequencer:
         """Decide *wish* in its turn and return after its entry is on disk.
 
         Raises:
-            Overloaded, JournalClosed, JournalLost, RequestReused, RequestTooOld, RequestFromFuture, EntryTooLarge, and
+            DiskFull, Overloaded, JournalClosed, JournalLost, RequestReused, RequestTooOld, RequestFromFuture, EntryTooLarge, and
             whatever the decision refuses with.
         """
         if self._end is not None:
             raise self._end
+        urgent = wish.rule.urgent or wish.rule.allow is Role.SUPERVISOR
+        if self._reserve is not None and self._reserve.full() and not urgent:
+            raise DiskFull(f"the disk is full, and {wish.cause.kind} is not urgent")
         if len(self._queue) >= self._queue_max:
             raise Overloaded(f"{len(self._queue)} wishes are waiting")
         loop = asyncio.get_running_loop()
