@@ -52,10 +52,11 @@ class PublicKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     journal: str = ""
     issue: str = ""
     curve: str = ""
+    nats: str = ""
 
     def all(self) -> list[str]:
         """Return the keys that are there."""
-        return [key for key in (self.message, self.journal, self.issue, self.curve) if key]
+        return [key for key in (self.message, self.journal, self.issue, self.curve, self.nats) if key]
 
 
 class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -96,7 +97,7 @@ def read_grant(frame: Frame) -> Grant:
     if grant.v != 1:
         raise GrantRefused(f"grant version {grant.v} is unknown")
     check_public(read_public(grant.keys.message))
-    for key in (grant.keys.journal, grant.keys.issue):
+    for key in (grant.keys.journal, grant.keys.issue, grant.keys.nats):
         if key:
             check_public(read_public(key))
     if grant.keys.curve:

@@ -19,6 +19,7 @@ from nacl import bindings
 from enjin.errors import ConfigError, invariant
 from enjin.host import random_bytes, sync_directory, write_atomic
 from enjin.names import CloudId
+from keys.nats_keys import NatsAuthority, UserKey
 from keys.signing import SEED_BYTES, Signer
 
 
@@ -37,6 +38,10 @@ class Purpose(enum.StrEnum):
     ISSUE = "issue"
     CURVE = "curve"
     HUB = "hub"
+    NATS = "nats"
+    NATS_AUTHORITY = "nats-authority"
+    TLS = "tls"
+    TLS_AUTHORITY = "tls-authority"
 
 
 NODE_SEED: Final = "node.seed"
@@ -113,7 +118,22 @@ class Keyring:
         self.journal = Signer.from_seed(subkey(seed, cloud, Purpose.JOURNAL, generation))
         self.curve = KeyPair(subkey(seed, cloud, Purpose.CURVE, generation))
         self.hub = KeyPair(subkey(seed, cloud, Purpose.HUB, generation))
+        self.nats = UserKey(subkey(seed, cloud, Purpose.NATS, generation))
+        self.tls_seed = subkey(seed, cloud, Purpose.TLS, generation)
         self.issuer = None if issuer_seed is None else Signer.from_seed(subkey(issuer_seed, cloud, Purpose.ISSUE, generation))
+        self._issuer_seed = issuer_seed
+
+    def nats_authority(self) -> NatsAuthority:
+        """Return the keys with which tokens of the NATS bus are minted; only an issuer has them."""
+        return NatsAuthority(self._authority_seed(Purpose.NATS_AUTHORITY))
+
+    def tls_authority_seed(self) -> bytes:
+        """Return the seed of the bus's certificate authority (``keys.certificates``); only an issuer has it."""
+        return self._authority_seed(Purpose.TLS_AUTHORITY)
+
+    def _authority_seed(self, purpose: Purpose) -> bytes:
+        invariant(self._issuer_seed is not None, "only an issuer mints tokens and certificates")
+        return subkey(self._issuer_seed or b"", self.cloud, purpose)
 
     @classmethod
     def load(cls, directory: Path, cloud: CloudId | str) -> Keyring:

@@ -2,7 +2,8 @@
 
 Owns: key ids, the signer, verification. Does not know who may sign what (``keys.grants``, ``keys.trust``).
 
-INV-SIG-1: nothing is signed but a PAE, so no signature of ours is ever valid for another payload type.
+INV-SIG-1: nothing is signed but a PAE, so no signature of ours is ever valid for another payload type. The keys of
+the NATS bus sign what NATS wants (``keys.nats_keys``); they are keys of their own, which no grant takes for a signer's.
 INV-SIG-2: a public key of small order, or in a second spelling, is refused where it enters.
 """
 
@@ -116,5 +117,19 @@ def verify(public: bytes, payload_type: str, payload: bytes, signature: bytes) -
         raise BadSignature("the signature or the key has the wrong length")
     try:
         bindings.crypto_sign_open(signature + pae(payload_type, payload), public)
+    except (BadSignatureError, CryptoError, ValueError) as error:
+        raise BadSignature("the signature does not match") from error
+
+
+def verify_raw(public: bytes, data: bytes, signature: bytes) -> None:
+    """Check a signature over bare bytes, as tokens of the NATS bus have it; a message is never checked with this.
+
+    Raises:
+        BadSignature: It does not match.
+    """
+    if len(signature) != SIGNATURE_BYTES or len(public) != PUBLIC_BYTES:
+        raise BadSignature("the signature or the key has the wrong length")
+    try:
+        bindings.crypto_sign_open(signature + data, public)
     except (BadSignatureError, CryptoError, ValueError) as error:
         raise BadSignature("the signature does not match") from error

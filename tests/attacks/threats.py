@@ -14,6 +14,7 @@ DECIDING, VERIFY, FOLLOWER, OPENING, REPAIR = (
 COMMANDS, BUS, JAIL, TENANTS, BUILD, SECRETS, ARCHIVE = (
     f"tests/attacks/test_{name}.py" for name in ("commands", "bus", "jail", "tenants", "build_network", "secrets", "archive")
 )
+NATS, NATS_KEYS = "tests/attacks/test_nats.py", "tests/keys/test_nats.py"
 TRUST, SIGNING, GROUND = "tests/keys/test_trust.py", "tests/keys/test_signing.py", "tests/enjin/test_ground.py"
 ROUTING, TIDY = "tests/ring1/test_routing.py", "tests/test_tidy.py"
 WRONG: Final = f"{COMMANDS}::test_n01_a_wrong_command_is_refused_at_its_stage"
@@ -48,6 +49,7 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
     22: (f"{TRUST}::test_n22_revoking_an_ancestor_takes_the_leaf",),
     23: (f"{COMMANDS}::test_a_revoked_key_bites_at_once_in_both_rings", f"{HTTP}::test_a_revoked_token_ends_its_stream"),
     31: (f"{BUS}::test_a_revoked_peer_is_cut_in_both_directions",),
+    32: (f"{NATS}::test_n32_a_revoked_user_is_cut_and_its_old_token_refused",),
     33: (
         f"{VERIFY}::test_any_changed_byte_of_an_entry_is_found_and_named", f"{VERIFY}::test_a_torn_tail_is_named",
         f"{VERIFY}::test_a_dropped_entry_is_named", f"{VERIFY}::test_swapped_entries_are_named", f"{REPAIR}::test_damage_is_put_back",
@@ -76,7 +78,14 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
     75: (f"{SECRETS}::test_n75_no_secret_in_what_is_kept", f"{SECRETS}::test_n75_no_secret_in_logs"),
     76: (f"{BUS}::test_strangers_do_not_get_in", f"{COMMANDS}::test_n76_an_unknown_curve_key_cannot_connect"),
     77: (f"{BUS}::test_a_hub_without_its_check_refuses_to_serve", f"{BUS}::test_a_storm_of_strangers_does_not_starve_the_enrolled"),
-    79: (f"{BUS}::test_a_hub_below_the_floor_refuses_to_serve",),
+    78: (
+        f"{NATS}::test_n78_a_rogue_server_gets_no_signature_over_a_message", f"{NATS}::test_n78_what_a_rogue_server_gets_is_of_no_use",
+        f"{NATS_KEYS}::test_n78_a_text_that_could_mean_something_is_not_signed", f"{NATS_KEYS}::test_n78_an_answer_is_no_signature_of_ours",
+    ),
+    79: (
+        f"{BUS}::test_a_hub_below_the_floor_refuses_to_serve", f"{NATS}::test_n79_a_server_below_the_floor_is_refused_by_name",
+        f"{NATS}::test_n79_what_is_found_is_asked_for_its_version",
+    ),
     80: (f"{TIDY}::test_product_modules_keep",),
 }  # fmt: skip
 
@@ -91,7 +100,6 @@ NOT_BUILT: Final[dict[int, str]] = {
     28: "revocation statements by issuers: only ring 0's journal revokes",
     29: "numbered revocations fetched by receivers",
     30: "several nodes of one channel that hear of a revocation at different times",
-    32: "NATS",
     36: "backup and restore",
     40: "join tokens: the ring above gives identities itself",
     41: "join tokens",
@@ -112,5 +120,4 @@ NOT_BUILT: Final[dict[int, str]] = {
     71: "a test with refused upgrades",
     73: "HTTP/2",
     74: "a test with a hostile backend",
-    78: "NATS",
 }

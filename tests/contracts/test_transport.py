@@ -1,4 +1,4 @@
-"""What every transport promises, tried on the in-memory one, on ZeroMQ with a real hub, and on both kinds of pipe."""
+"""What every transport promises, tried on the in-memory one, on ZeroMQ and NATS with a real hub or server, and on both kinds of pipe."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from bus.over_pipe import PipeTransport
 from bus.transport import FrameTooLarge, MemoryNetwork, Transport, TransportClosed
 from enjin.names import BadId
 from tests.bus.hubs import running_hub
+from tests.bus.nats_servers import running_cluster
 from tests.bus.waiting import asynchronous, until
 
 Pair = Callable[[], contextlib.AbstractAsyncContextManager[tuple[Transport, Transport]]]
@@ -56,13 +57,24 @@ def _zmq_pair(folder: Path) -> Pair:
     return pair
 
 
-@pytest.fixture(params=["memory", "zeromq", "datagrams", "stream"])
+def _nats_pair(folder: Path) -> Pair:
+    @contextlib.asynccontextmanager
+    async def pair() -> AsyncIterator[tuple[Transport, Transport]]:
+        with running_cluster(folder) as cluster:
+            await cluster.open()
+            async with _closing(cluster.connect("one"), cluster.connect("other")) as both:
+                yield both
+
+    return pair
+
+
+@pytest.fixture(params=["memory", "zeromq", "nats", "datagrams", "stream"])
 def pair(request: pytest.FixtureRequest, home: Path) -> Pair:
     """Two connected participants of one implementation."""
     if request.param == "memory":
         return memory_pair
-    if request.param == "zeromq":
-        return _zmq_pair(home)
+    if request.param in ("zeromq", "nats"):
+        return _zmq_pair(home) if request.param == "zeromq" else _nats_pair(home)
     return _pipe_pair(socket.SOCK_SEQPACKET if request.param == "datagrams" else socket.SOCK_STREAM)
 
 

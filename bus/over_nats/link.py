@@ -1,0 +1,238 @@
+"""One connection to one NATS server: made, logged in, watched and let go.
+
+Owns how nats-py is asked: TLS first, the token and the answer to the nonce, no reconnecting of its own. The library
+reconnects only where it was not refused, keeps what it could not send without a bound that is ours, and waits for a
+half-open peer's farewell; so a link is used once and ``participant`` makes the next. Nor do messages pass through
+its queue and task per subscription: these lose the order between two subjects, and drop what a busy loop has not taken
+while the reading goes on. They are handed over where the library takes them off the wire, and the reading waits.
+
+INV-NLK-1: a link that does not answer twice in a row within ``PING_S`` each is lost, whatever TCP says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from enjin.errors import ConfigError, Unreachable
+from enjin.log import get
+from keys.nats_keys import UserKey
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+
+Taker = Callable[[str, bytes, bytes], None]
+
+CONNECT_S: Final = 3
+PING_S: Final = 2
+PINGS_MISSED_MAX: Final = 2
+PENDING_BYTES: Final = 4 << 20
+YIELD_EACH: Final = 64
+FAREWELLS_MAX: Final = 8
+SERVER_NAME: Final = "bus.enjin.internal"
+_REFUSED: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
+
+_log = get("bus.nats")
+_farewells: set[asyncio.Task[None]] = set()
+
+
+class NoNats(ConfigError):
+    """The bus is NATS, and what it needs is not installed."""
+
+    code = "E-BUS-120"
+    remedy = "`./bootstrap setup --nats` installs it"
+
+
+class Login(NamedTuple):
+    """Where the servers are, whose certificate they must have, and who we are there.
+
+    servers: ``host:port`` each, tried in turn. authority: PEM of the cloud's certificate authority.
+    user: our key. token: returns our token as it is now, asked at each login.
+    """
+
+    servers: tuple[str, ...]
+    authority: str
+    user: UserKey
+    token: Callable[[], str]
+
+
+class Link:
+    """One connection; made by ``open``."""
+
+    def __init__(self, take: Taker) -> None:
+        self.client = _client(take)
+        self.lost = asyncio.Event()
+        self.heard_patterns: set[str] = set()
+        self.on_refused: Callable[[str], None] | None = None
+
+    @classmethod
+    async def open(cls, login: Login, server: str, name: str, take: Taker) -> Link:
+        """Connect to *server* (one of ``login.servers``) and log in; *take* gets (pattern, subject, frame), in order.
+
+        Raises:
+            Unreachable: It does not answer, is not of our cloud, or does not let us in.
+            NoNats: nats-py is not installed.
+        """
+        link = cls(take)
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await link.client.connect(
+                    f"tls://{server}",
+                    name=name,
+                    tls=_tls(login.authority),
+                    tls_hostname=SERVER_NAME,
+                    tls_handshake_first=True,
+                    user_jwt_cb=lambda: bytearray(login.token(), "ascii"),
+                    signature_cb=login.user.answer,
+                    allow_reconnect=False,
+                    max_reconnect_attempts=1,
+                    reconnect_time_wait=0,
+                    connect_timeout=CONNECT_S,
+                    ping_interval=PING_S,
+                    max_outstanding_pings=PINGS_MISSED_MAX,
+                    pending_size=PENDING_BYTES,
+                    error_cb=link._heard_error,
+                    closed_cb=link._heard_close,
+                )
+        except asyncio.CancelledError:
+            await link.close()
+            raise
+        except Exception as error:
+            link.abandon()
+            raise Unreachable(f"the NATS server at {server} does not let us in: {_words(error)}") from error
+        return link
+
+    async def listen(self, pattern: str) -> None:
+        """Have the server send what matches *pattern*, once; ``settle`` says when it does."""
+        if pattern in self.heard_patterns:
+            return
+        self.heard_patterns.add(pattern)
+        with _as_loss(self):
+            await self.client.subscribe(pattern)
+
+    async def publish(self, subject: str, frame: bytes, reply: str = "") -> None:
+        """Hand *frame* to the server's connection."""
+        with _as_loss(self):
+            await self.client.publish(subject, frame, reply=reply)
+
+    async def settle(self, timeout_s: int = CONNECT_S) -> None:
+        """Return when the server has taken everything that was asked before.
+
+        Twice: the library writes its ping before what still waits in its buffer, so the first answer only says that the
+        buffer was written. Raises: Unreachable.
+        """
+        with _as_loss(self):
+            for _ in range(2):
+                await self.client.flush(timeout_s)
+
+    async def watch(self) -> None:
+        """Return when the link is lost."""
+        missed = 0
+        while not self.lost.is_set() and missed < PINGS_MISSED_MAX:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PING_S):
+                    await self.lost.wait()
+                return
+            missed = 0 if await self._answers() else missed + 1
+        self.lost.set()
+
+    async def _answers(self) -> bool:
+        try:
+            await self.client.flush(PING_S)
+        except Exception:
+            return False
+        return True
+
+    def abandon(self) -> None:
+        """Let the connection go without waiting for the other end's farewell."""
+        self.lost.set()
+        if len(_farewells) < FAREWELLS_MAX:
+            farewell = asyncio.get_running_loop().create_task(_say_farewell(self.client))
+            _farewells.add(farewell)
+            farewell.add_done_callback(_farewells.discard)
+
+    async def close(self) -> None:
+        """Close the connection, for at most two seconds."""
+        self.lost.set()
+        await _say_farewell(self.client)
+
+    async def _heard_error(self, error: Exception) -> None:
+        found = _REFUSED.search(str(error))
+        if found is not None and self.on_refused is not None:
+            self.on_refused(found[2])
+        _log.debug("connection.failed", error=_words(error))
+
+    async def _heard_close(self) -> None:
+        self.lost.set()
+
+
+def patterns_of(prefix: str) -> Sequence[str]:
+    """Return the NATS patterns that together match what *prefix* does."""
+    return (prefix, f"{prefix}.>") if prefix else (">",)
+
+
+@contextlib.contextmanager
+def _as_loss(link: Link) -> Iterator[None]:
+    """Turn whatever the library raises into the loss of the link. Raises: Unreachable."""
+    from nats.errors import Error
+
+    try:
+        yield
+    except (Error, OSError, TimeoutError, AssertionError, AttributeError) as error:
+        link.lost.set()
+        raise Unreachable(f"the connection to the NATS server is lost: {_words(error)}") from error
+
+
+def require_client() -> type[Client]:
+    """Return the library's client. Raises: NoNats."""
+    try:
+        from nats.aio.client import Client
+    except ImportError as error:
+        raise NoNats("nats-py is not installed") from error
+    return Client
+
+
+def _client(take: Taker) -> Client:
+    Client = require_client()  # a class, made into another one below
+
+    class InOrder(Client):  # type: ignore[misc, valid-type]
+        """A client that hands over what it reads in the order of the wire, and lets others run in between."""
+
+        taken = 0
+
+        async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+            if (known := self._subs.get(sid)) is not None:
+                take(known.subject, subject, data)
+            self.taken += 1
+            if self.taken % YIELD_EACH == 0:
+                await asyncio.sleep(0)
+
+    logging.getLogger("asyncio").addFilter(_is_news)
+    return InOrder()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return False for what asyncio says at each end of a connection whose TLS nats-py began: it means nothing."""
+    return "eof_received() has no effect" not in str(record.msg)
+
+
+def _tls(authority: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cadata=authority)
+    return context
+
+
+async def _say_farewell(client: Client) -> None:
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(PING_S):
+            await client.close()
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
