@@ -7,7 +7,7 @@ from tests.attacks.threats_page import PAGE, ROW, renewed
 
 
 def test_the_page_names_the_same_tests() -> None:
-    """A row per number, in order, and each names what `tests/attacks/threats.py` holds; `python -m tests.attacks.threats_page` renews it."""
+    """A row per number, in order, each with what the table in code holds; `python -m tests.attacks.threats_page` renews it."""
     text = PAGE.read_text(encoding="utf-8")
     assert [int(row[1]) for row in ROW.finditer(text)] == sorted([*TESTS, *NOT_BUILT])
     assert renewed(text) == text
