@@ -11,7 +11,7 @@ INV-PER-2: a door that speaks for an account is believed only when it is this da
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -20,6 +20,8 @@ from bus.messages import Asker, Question, Role, Rule
 from bus.opening import Opened
 from bus.stages import NotAllowed
 from keys.grants import within_path
+
+ROLES: Final = {int(role): role for role in Role}
 
 
 class Place(NamedTuple):
@@ -59,7 +61,7 @@ class Permission:
         behalf, statement = opened.statement.behalf, opened.statement
         if behalf is None:
             grant = opened.authority.grant
-            role = Role(grant.role) if grant.role in tuple(Role) else Role.NOBODY
+            role = ROLES.get(grant.role, Role.NOBODY)
             return Asker(id=grant.subject, role=role, compartment=grant.compartment, door=door, reason=statement.reason)
         if statement.iss != self._place.node or self._account is None:
             raise NotAllowed("only this daemon's own door may speak for an account")

@@ -9,7 +9,7 @@ INV-TRU-2: a revoked key or grant takes every descendant with it, at once and fo
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from enjin.errors import Refused
 from enjin.names import KeyId
@@ -17,6 +17,8 @@ from keys.frame import Frame, open_frame
 from keys.grants import CHAIN_MAX, ROOT_PARENT, Capability, Grant, GrantRefused, check_within, covers, read_grant
 from keys.root import RootStatement, check_threshold, cloud_id, read_root
 from keys.signing import key_id, verify
+
+SAID_MAX: Final = 256
 
 
 class UnknownKey(Refused):
@@ -54,10 +56,16 @@ class Authority(NamedTuple):
     hash: str
     chain: tuple[str, ...]
     key: str
+    said: dict[tuple[str, str], bool]  # what ``covers`` said before: a grant never changes
 
     def covers(self, verb: str, resource: str) -> bool:
         """Whether the subject may *verb* on compartment path *resource*."""
-        return covers(self.grant.allowed, verb, resource)
+        found = self.said.get((verb, resource))
+        if found is None:
+            if len(self.said) >= SAID_MAX:
+                self.said.clear()
+            found = self.said[verb, resource] = covers(self.grant.allowed, verb, resource)
+        return found
 
 
 class _Standing(NamedTuple):
@@ -179,7 +187,7 @@ class TrustSet:
             if not grant.not_before <= now < grant.expiry:
                 raise GrantExpired(f"the grant of {grant.subject} is not in force now")
         grant, links = self._grants[digest], [self._grants[step] for step in chain]
-        authority = Authority(grant, digest, chain, str(key_id(bytes.fromhex(grant.keys.message))))
+        authority = Authority(grant, digest, chain, str(key_id(bytes.fromhex(grant.keys.message))), {})
         self._standing[digest] = _Standing(authority, max(one.not_before for one in links), min(one.expiry for one in links))
         return authority
 
