@@ -49,7 +49,7 @@ SECTIONS: Final = (
         "graph": "the compartment graph, now or --at a time",
     }),
     ("Trust", {
-        "key": "list, create, revoke",
+        "key": "list, create, rotate, revoke",
         "token": "create, list, revoke",
         "trust": "why something is believed, down to the root",
         "audit": "who did what, when and why; verify, export, diff, repair",

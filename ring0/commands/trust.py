@@ -12,6 +12,7 @@ from enjin.errors import Refused, Unreachable
 from enjin.host import random_bytes
 from enjin.output import json_option, print_json, reason_option, say
 from ring0.commands.client import PARTIAL, RING1_S, ask, at_option, done, run, show_one, show_rows, told, until
+from ring0.commands.rotation import rotate
 
 if TYPE_CHECKING:
     from bus.session import Session
@@ -40,6 +41,9 @@ def key() -> None:
       enjin key create alice --reason "second operator"
       enjin key revoke 3f9a12bc --reason "laptop stolen"
     """
+
+
+key.add_command(rotate)
 
 
 @key.command("list")

@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import json
 import secrets
+import shutil
 import sqlite3
+import subprocess
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -27,7 +30,7 @@ from enjin.errors import Unreachable
 from enjin.host import clock, request_id
 from ring0.commands import audit
 from ring0.compartments import CreateCompartment
-from tests.cloud import ROOT, wait_for
+from tests.cloud import ENJIN, ROOT, wait_for
 from tests.e2e.clouds import Raised
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
@@ -222,6 +225,40 @@ def test_a_second_operator_comes_and_goes(cloud: Raised) -> None:
     assert (line["state"], line["reason"]) == ("revoked", "her laptop was stolen")
     refused(cloud, "key", "revoke", made["key"], "--reason", "again", code="E-KEY-004")
     cloud.run("compartment", "list")
+
+
+def test_a_key_is_rotated_and_no_command_is_refused(cloud: Raised) -> None:
+    """The new key is in the file and works in both rings, the old one is refused, and commands that were given all the while all passed."""
+    label = name("carol")
+    made = cloud.json("key", "create", label, "--reason", "to be rotated")
+    directory = str(Path(made["file"]).parent)
+    shutil.copytree(directory, cloud.folder / "old")
+    stop, statuses = threading.Event(), []
+
+    def command_on() -> None:
+        while not stop.is_set():
+            done = subprocess.run(
+                [ENJIN, "compartment", "create", name("rot")], env=with_key(cloud, directory), capture_output=True, text=True, check=False
+            )
+            statuses.append((done.returncode, done.stderr))
+
+    with using(cloud, directory):
+        commanding = threading.Thread(target=command_on)
+        commanding.start()
+        try:
+            rotated = cloud.json("key", "rotate", "--overlap", "3", "--reason", "once a month")
+        finally:
+            stop.set()
+            commanding.join()
+        assert (rotated["old"], rotated["name"]) == (made["key"], label)
+        cloud.run("compartment", "create", name("after"), "--reason", "with the new key")
+        assert isinstance(cloud.json("app", "list"), list)
+    assert [status for status in statuses if status[0] != 0] == []
+    with using(cloud, str(cloud.folder / "old")):
+        refused(cloud, "compartment", "list", code="E-TRU-003")
+    states = {row["key"]: row["state"] for row in cloud.json("key", "list") if row["name"] == label}
+    assert states == {made["key"]: "revoked", rotated["key"]: "active"}
+    cloud.run("key", "revoke", rotated["key"], "--reason", "the end of the test")
 
 
 def test_the_last_operators_key_stays(cloud: Raised) -> None:

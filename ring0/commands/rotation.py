@@ -1,0 +1,92 @@
+"""`enjin key rotate`: your own key, replaced by a new one without a command being refused in between."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from enjin.errors import EnjinError, Refused
+from enjin.host import random_bytes
+from enjin.output import json_option, reason_option, say
+from ring0.commands.client import done, run
+
+if TYPE_CHECKING:
+    from bus.session import Session
+    from keys.operator import OperatorKey
+
+KNOWN_S: Final = 20.0
+PROVED_S: Final = 5.0
+OVERLAP_S: Final = 10
+
+
+class NotProved(Refused):
+    """A ring does not answer to the new key yet."""
+
+    code = "E-CLI-017"
+    remedy = "nothing was changed: your old key is in force; try again when the ring runs"
+
+
+@click.command("rotate")
+@click.option("--overlap", type=click.IntRange(0, 3600), default=OVERLAP_S, show_default=True, help="Seconds until the old key is refused.")
+@reason_option
+@json_option
+def rotate(overlap: int, reason: str, as_json: bool) -> None:
+    """Replace your key by a new one: granted, proved in every ring, put into your key file, and only then the old one is revoked.
+
+    Commands that began with the old key have the time of the overlap to end.
+    """
+    made = run(lambda session: replace_key(session, reason or "key rotated", overlap))
+    done(made, as_json, f"key {made['key'][:16]} replaces {made['old'][:16]} in {made['file']}")
+
+
+async def replace_key(session: Session, reason: str, overlap_s: int) -> dict[str, Any]:
+    """Make, prove and save a new key for our account, then revoke the one we speak with. Raises: NotProved, NotYet."""
+    from enjin.canonical import to_text
+    from keys.keyring import SEED_BYTES
+    from keys.operator import OperatorKey, save_operator_key
+    from ring0.commands.trust import granted_key
+    from ring0.enrolling import ShowKey
+    from ring0.keys import RevokeKey
+
+    old = str(session.keyring.message.key_id)
+    line = await session.query(0, ShowKey(key=old))
+    seed = random_bytes(SEED_BYTES)
+    place = line["compartment"].rpartition("/")[2]
+    granted = await granted_key(session, seed, line["name"], line["role"], place, reason)
+    new = OperatorKey(
+        cloud=session.directory.cloud, account=granted["subject"], seed=to_text(seed), root=session.key.root, grant=granted["frame"],
+        home=session.key.home,
+    )  # fmt: skip
+    async with await _proved(session, new) as successor:
+        path = save_operator_key(session.config.keys, new)
+        say(f"the new key is in {path}; the old one is refused in {overlap_s} s")
+        await asyncio.sleep(overlap_s)
+        await successor.command(0, RevokeKey(key=old, reason=reason), reason=reason)
+    return {"key": granted["key"], "old": old, "name": granted["name"], "file": str(path)}
+
+
+async def _proved(session: Session, new: OperatorKey) -> Session:
+    """Return a session with *new* after every ring that answers us has answered it. Raises: NotProved."""
+    from bus.session import Session as Successor
+    from enjin.host import monotonic_s
+
+    successor = Successor(session.config, session.directory, new)
+    deadline = monotonic_s() + KNOWN_S
+    for reach in session.directory.domains:
+        if not await _answers(session, reach.ring):
+            continue  # it is away for the old key too, and hears of both when it is back
+        while not await _answers(successor, reach.ring):
+            if monotonic_s() > deadline:
+                await successor.close()
+                raise NotProved(f"ring {reach.ring} does not know the new key")
+    return successor
+
+
+async def _answers(session: Session, ring: int) -> bool:
+    try:
+        await session.head(ring, PROVED_S)
+    except EnjinError:
+        return False
+    return True
