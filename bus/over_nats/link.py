@@ -135,7 +135,7 @@ class Link:
         missed = 0
         while not self.lost.is_set() and missed < PINGS_MISSED_MAX:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PING_S):
+                async with asyncio.timeout(0 if missed else PING_S):
                     await self.lost.wait()
                 return
             missed = 0 if await self._answers() else missed + 1

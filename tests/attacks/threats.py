@@ -14,7 +14,7 @@ DECIDING, VERIFY, FOLLOWER, OPENING, REPAIR = (
 COMMANDS, BUS, JAIL, TENANTS, BUILD, SECRETS, ARCHIVE = (
     f"tests/attacks/test_{name}.py" for name in ("commands", "bus", "jail", "tenants", "build_network", "secrets", "archive")
 )
-NATS, NATS_KEYS = "tests/attacks/test_nats.py", "tests/keys/test_nats.py"
+NATS, NATS_KEYS, CLUSTER = "tests/attacks/test_nats.py", "tests/keys/test_nats.py", "tests/bus/test_nats_cluster.py"
 TRUST, SIGNING, GROUND = "tests/keys/test_trust.py", "tests/keys/test_signing.py", "tests/enjin/test_ground.py"
 ROUTING, TIDY = "tests/ring1/test_routing.py", "tests/test_tidy.py"
 WRONG: Final = f"{COMMANDS}::test_n01_a_wrong_command_is_refused_at_its_stage"
@@ -49,7 +49,10 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
     22: (f"{TRUST}::test_n22_revoking_an_ancestor_takes_the_leaf",),
     23: (f"{COMMANDS}::test_a_revoked_key_bites_at_once_in_both_rings", f"{HTTP}::test_a_revoked_token_ends_its_stream"),
     31: (f"{BUS}::test_a_revoked_peer_is_cut_in_both_directions",),
-    32: (f"{NATS}::test_n32_a_revoked_user_is_cut_and_its_old_token_refused",),
+    32: (
+        f"{NATS}::test_n32_a_revoked_user_is_cut_and_its_old_token_refused",
+        f"{CLUSTER}::test_n32_a_server_that_was_away_learns_of_a_revocation",
+    ),
     33: (
         f"{VERIFY}::test_any_changed_byte_of_an_entry_is_found_and_named", f"{VERIFY}::test_a_torn_tail_is_named",
         f"{VERIFY}::test_a_dropped_entry_is_named", f"{VERIFY}::test_swapped_entries_are_named", f"{REPAIR}::test_damage_is_put_back",
