@@ -25,7 +25,7 @@ from keys.trust import TrustSet
 ALL_WORDS = frozenset({"command", "query", "reply", "seen"})
 
 
-class MessageRefused(Observation, kind="message.refused", kw_only=True):
+class MessageRefused(Observation, kind="daemon.refused", kw_only=True):
     """A daemon did not take a message: at which stage, why, and how large it was; who claims to have signed it where that is known."""
 
     stage: str

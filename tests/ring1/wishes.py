@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from bus.messages import Asker, Command, Moment, Table, canonical, parse
 from compartments.charter import ReceiveCharter
 from compartments.rows_apps import Rollout
+from compartments.shredding import RenewKey, ShredSecrets
 from compartments.world import World
 from enjin.names import KeyId, Name
 from keys.keyring import KeyPair
@@ -22,6 +23,7 @@ from ring1.processes import Restart, Scale
 from ring1.releases import Built, Failed, Live, Rollback
 from ring1.services import SERVICES
 from ring1.settings import EnrollSealingKey, SetConfig, UnsetConfig, place_of
+from ring1.shredding import SawShredded
 from tests.ring1.domain import DAEMON, DEFAULT, OPERATOR, TENANT, Domain, charter_frame, digest, make_charter
 
 TABLE = Table.of(*SERVICES)
@@ -38,6 +40,20 @@ def examples() -> Iterator[tuple[World, Command, Moment]]:
     yield from _apps()
     yield from _rollouts()
     yield from _settings()
+    yield from _shredding()
+
+
+def _shredding() -> Iterator[tuple[World, Command, Moment]]:
+    domain = Domain()
+    public = PAIR.public.hex()
+    domain.do(EnrollSealingKey(compartment=Name("default"), public=public), DAEMON)
+    shred = ShredSecrets(compartment="default", confirm="default")
+    yield _example(domain, shred, OPERATOR)
+    domain.do(shred, OPERATOR)
+    gone = SawShredded(compartment="default", public=public)
+    yield _example(domain, gone, DAEMON)
+    domain.do(gone, DAEMON)
+    yield _example(domain, RenewKey(compartment="default"), OPERATOR)
 
 
 def _charters() -> Iterator[tuple[World, Command, Moment]]:
