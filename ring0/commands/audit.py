@@ -17,6 +17,7 @@ from enjin.names import shorten
 from enjin.output import json_option, print_json, print_rows, rfc3339
 from ring0.commands.client import partial, run
 from ring0.commands.evidence import diff, export, repair
+from ring0.commands.journals import domains, journal_file, journal_keys
 
 if TYPE_CHECKING:
     from bus.journal.checkpoint import Checkpoint
@@ -178,25 +179,6 @@ async def verify_all(session: Session, ring: int | None) -> list[dict[str, Any]]
     return found
 
 
-def domains(session: Session) -> list[tuple[int, str, str]]:
-    """Return (ring, domain, decider) of those that can be reached, and of ring 1's that are stopped but whose journal lies here."""
-    from keys.frame import open_frame
-    from keys.grants import read_grant
-
-    known = [(reach.ring, reach.domain, reach.decider) for reach in session.directory.domains]
-    for frame in session.trust.frames():
-        grant = read_grant(open_frame(frame))
-        here = journal_file(Path(session.config.home), 1, grant.subject)
-        if grant.ring == 1 and grant.subject not in {domain for _, domain, _ in known} and os.access(here, os.R_OK):
-            known.append((1, grant.subject, grant.subject))
-    return sorted(known)
-
-
-def journal_file(home: Path, ring: int, domain: str) -> Path:
-    """Return where the journal of *domain* lies."""
-    return home / "ring0" / "journal.db" if ring == 0 else home / "nodes" / domain / "state" / "ring1" / "journal.db"
-
-
 def witnessed(session: Session, domain: str) -> list[Checkpoint]:
     """Return what ring 0's own copy of *domain*'s journal shows: its head must be in the journal too."""
     from bus.journal.checkpoint import Checkpoint
@@ -210,15 +192,6 @@ def witnessed(session: Session, domain: str) -> list[Checkpoint]:
     if meta is None or commit is None:
         return []
     return [Checkpoint(cloud=meta.cloud, domain=meta.domain, epoch=commit.epoch, number=meta.head.number, hash=meta.head.hash)]
-
-
-def journal_keys(session: Session, decider: str) -> list[bytes]:
-    """Return the journal keys of *decider*, by grants that the session believes: each ends in the pinned root."""
-    from keys.frame import open_frame
-    from keys.grants import read_grant
-
-    grants = [read_grant(open_frame(frame)) for frame in session.trust.frames()]
-    return [bytes.fromhex(grant.keys.journal) for grant in grants if grant.subject == decider and grant.keys.journal]
 
 
 def verify_file(session: Session, path: Path, decider: str, checkpoints: list[Checkpoint]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import click
 from enjin.errors import Conflict, NotFound
 from enjin.output import json_option, print_json, print_rows, say
 from ring0.commands.client import run
+from ring0.commands.journals import domains, journal_file, journal_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,8 +129,6 @@ def repair(ring: int, as_json: bool) -> None:
     async def work(session: Session) -> dict[str, Any]:
         if ring == 0:
             raise NoWitness("ring 0's journal has no witness on this machine")
-        from ring0.commands.audit import domains, journal_file
-
         home = Path(session.config.home)
         domain, decider = next((one, two) for found, one, two in domains(session) if found == ring)
         copy = home / "ring0" / "children" / domain / "followed.db"
@@ -150,7 +149,6 @@ def repair_file(session: Session, path: Path, copy: Path, domain: str, decider: 
     from bus.journal import Reader
     from bus.journal import repair as put_back
     from bus.journal.errors import JournalBusy
-    from ring0.commands.audit import journal_keys
 
     owner, cloud, keys = path.parent.stat(), session.directory.cloud, journal_keys(session, decider)
     try:

@@ -11,6 +11,7 @@ from enjin.errors import EnjinError, Refused
 from enjin.host import random_bytes
 from enjin.output import json_option, reason_option, say
 from ring0.commands.client import done, run
+from ring0.commands.granting import granted_key
 
 if TYPE_CHECKING:
     from bus.session import Session
@@ -46,7 +47,6 @@ async def replace_key(session: Session, reason: str, overlap_s: int) -> dict[str
     from enjin.canonical import to_text
     from keys.keyring import SEED_BYTES
     from keys.operator import OperatorKey, save_operator_key
-    from ring0.commands.trust import granted_key
     from ring0.enrolling import ShowKey
     from ring0.keys import RevokeKey
 

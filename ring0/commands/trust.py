@@ -12,12 +12,12 @@ from enjin.errors import Refused, Unreachable
 from enjin.host import random_bytes
 from enjin.output import json_option, print_json, reason_option, say
 from ring0.commands.client import PARTIAL, RING1_S, ask, at_option, done, run, show_one, show_rows, told, until
+from ring0.commands.granting import granted_key
 from ring0.commands.rotation import rotate
 
 if TYPE_CHECKING:
     from bus.session import Session
 
-GRANT_S: Final = 30.0
 REVOKE_S: Final = 20.0
 
 
@@ -117,35 +117,6 @@ def create_key(name: str, role: Any, place: str, directory: Path | None, reason:
         as_json,
         f"made key {made['key'][:16]} of {made['name']} in {made['file']}; use it with ENJIN_KEYS={Path(made['file']).parent}",
     )
-
-
-async def granted_key(session: Session, seed: bytes, name: str, role: Any, place: str, reason: str) -> dict[str, Any]:
-    """Ask for a grant for the key of *seed*, and return the key's line with the grant once there is one. Raises: NotYet."""
-    from keys.keyring import Keyring
-    from keys.requests import prove
-    from ring0.enrolling import RequestKey, ShowKey
-    from ring0.keys import NoSuchKey
-
-    ring = Keyring(session.directory.cloud, seed)
-    publics = {"message": ring.message.public.hex(), "curve": ring.curve.public.hex()}
-    asked = await session.command(0, RequestKey(name=name, role=role, compartment=place, proof=prove(ring, name), **publics), reason=reason)
-
-    async def granted() -> dict[str, Any] | None:
-        try:
-            found: dict[str, Any] = await session.query(0, ShowKey(key=asked["key"]))
-        except NoSuchKey:
-            return None
-        return found
-
-    found: dict[str, Any] = await until(session, granted, f"ring 0 has not granted key {asked['key'][:16]}", GRANT_S)
-    session.trust.add(_frame(found["frame"]))  # refuses a grant whose chain does not end in the root that we pin
-    return found
-
-
-def _frame(text: str) -> bytes:
-    from enjin.canonical import from_text
-
-    return from_text(text)
 
 
 @key.command("revoke")
