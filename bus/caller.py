@@ -15,13 +15,15 @@ import collections
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from bus.batches import SUBJECT as BATCH
+from bus.batches import one_by_one
 from bus.envelope import Behalf, open_frame
 from bus.messages import Command, Query, Reply
 from bus.opening import Opened, Opening
 from bus.replay import ReplayGuard
 from bus.speaker import Speaker, reply_subject
-from bus.stages import NotFresh, StageRefused, WrongAudience, WrongSubject
-from bus.transport import Transport, TransportFull
+from bus.stages import NotFresh, NotStrict, StageRefused, WrongAudience, WrongSubject
+from bus.transport import Transport, TransportFull, matches
 from enjin.canonical import Malformed, NotCanonical, parse
 from enjin.errors import Unreachable
 from enjin.host import monotonic_s, random_bytes, request_id
@@ -107,18 +109,22 @@ class Caller:
         return await self._ask("query." + query.KIND, query, "", "", deadline_s, behalf)
 
     async def follow(self, prefix: str, follower: Follower) -> None:
-        """Call *follower* with every verified observation under *prefix* (``seen.instance``), each once."""
+        """Call *follower* with every verified observation under *prefix* (``seen.instance``), alone or out of a batch, each once."""
 
         def take(subject: str, frame: bytes) -> Awaitable[None] | None:
             try:
                 opened = self._opening.verify(frame, channel=self.speaker.channel, subject=subject)
                 self._opening.reserve(opened)
+                said = _each(opened)
             except StageRefused as error:
                 self._refused(error, subject)
                 return None
-            return follower(opened)
+            waiting = [result for one in said if matches(prefix, one.statement.kind) and (result := follower(one)) is not None]
+            return _in_turn(waiting) if waiting else None
 
         await self.transport.subscribe(prefix, take)
+        if not matches(prefix, BATCH):  # what is followed may come in a batch
+            await self.transport.subscribe(BATCH, take)
 
     async def _ask(self, subject: str, body: Command | Query, reason: str, rid: str, deadline_s: float, behalf: Behalf | None) -> Reply:
         await self.start()
@@ -184,6 +190,19 @@ class Caller:
     def _refused(self, error: StageRefused, subject: str) -> None:
         self.counters[error.stage] += 1
         self._log.warning("reply.refused", stage=error.stage, code=error.code, subject=subject)
+
+
+def _each(opened: Opened) -> list[Opened]:
+    """Return what *opened* says, record by record. Raises: NotStrict."""
+    try:
+        return list(one_by_one(opened))
+    except (Malformed, NotCanonical) as error:
+        raise NotStrict(error.message) from error
+
+
+async def _in_turn(waiting: list[Awaitable[None]]) -> None:
+    for result in waiting:
+        await result
 
 
 def _jitter() -> float:

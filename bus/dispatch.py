@@ -12,23 +12,25 @@ from __future__ import annotations
 
 import collections
 import inspect
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final
 
 import msgspec
 
+from bus.batches import Run
 from bus.caller import Caller
-from bus.envelope import BULK_MAX, Behalf
-from bus.messages import Asker, Command, Moment, Query, Question, Reply, Role, Rule, Table, UnknownKind
+from bus.envelope import BULK_MAX
+from bus.handling import Answered, Authorised, Handlers, Seen, find_row, read_body, read_runs, refusal
+from bus.messages import Moment, Question, Reply, Role, Rule, Table
 from bus.opening import Opened, Opening
 from bus.permission import Permission, Place
 from bus.rate import Buckets
 from bus.replay import ReplayGuard
 from bus.speaker import Speaker, reply_subject
-from bus.stages import NotAllowed, NotStrict, Replayed, StageRefused, TooBig, WrongKind
+from bus.stages import NotAllowed, Replayed, StageRefused, TooBig
 from bus.transport import Transport
-from enjin.canonical import canonical, parse
-from enjin.errors import EnjinError, Invalid, InvariantError, Refused, code_of
+from enjin.canonical import canonical
+from enjin.errors import EnjinError, InvariantError, Refused
 from enjin.host import clock as host_clock
 from enjin.log import get
 from keys.trust import TrustSet
@@ -39,38 +41,6 @@ WORDS: Final = frozenset({"command", "query", "seen"})
 LOGGED_PER_SECOND, LOGGED_BURST = 10, 100
 REPLY_OVERHEAD_BYTES: Final = 4096
 _log = get("bus.dispatch")
-
-
-class Seen(NamedTuple):
-    """A verified observation: its kind, its body still unparsed, who saw it and what that grant may do."""
-
-    kind: str
-    body: msgspec.Raw
-    opened: Opened
-
-
-class Handlers(NamedTuple):
-    """What a daemon does with a message that passed every stage.
-
-    ``decide(rule, wish, moment, frame)`` returns the Reply; ``moment.time`` is the receiver's cloud time, the journal
-    makes its own. ``answer`` returns anything canonical JSON can hold. ``account`` returns the asker that a token of
-    this daemon's own door stands for, None when it stands for nobody any more. ``refused`` hears, as often as the log does,
-    of what did not pass: why, the message if it was verified, its subject, its bytes.
-    """
-
-    decide: Callable[[Rule, Command, Moment, bytes], Awaitable[Reply]]
-    answer: Callable[[Question, Query, Asker], Any]
-    observe: Callable[[Seen], Awaitable[None] | None] | None = None
-    account: Callable[[Behalf], Asker | None] | None = None
-    refused: Callable[[StageRefused, Opened | None, str, int], None] | None = None
-
-
-class Authorised(NamedTuple):
-    """A door's own request that passed every stage: the message, who asks, and its parsed body."""
-
-    opened: Opened
-    asker: Asker
-    body: Any
 
 
 class Dispatcher:
@@ -145,10 +115,10 @@ class Dispatcher:
             # A repeated frame gets no second answer on the bus: it would race with the first one's.
             if opened is None or opened.word == "seen" or (isinstance(error, Replayed) and door == "bus"):
                 return None
-            return self._answer(opened, _refusal(error))
+            return self._answer(opened, refusal(error))
         except Refused as error:  # what the row's own look-up says to a verified asker, such as that there is no such app
             self.counters[NotAllowed.stage] += 1
-            return None if opened is None else self._answer(opened, _refusal(error))
+            return None if opened is None else self._answer(opened, refusal(error))
         self.counters["passed"] += 1
         reply = await self._run(opened, handler)
         return None if reply is None else self._answer(opened, reply)
@@ -170,7 +140,7 @@ class Dispatcher:
         try:
             opened = self._opening.verify(frame, channel=self.place.channel, subject=subject, connection=connection)
             asker = self.permission.asker(opened, door)
-            body = _body(opened, row.command if isinstance(row, Rule) else row.query)
+            body = read_body(opened, row.command if isinstance(row, Rule) else row.query)
             self.permission.check(opened, asker, row.allow, self.permission.bound(opened, asker))
             self._opening.reserve(opened, by_digest=True)
         except StageRefused as error:
@@ -196,45 +166,62 @@ class Dispatcher:
         """Return what will be run for *opened*, after the check of permission. Raises: StageRefused."""
         asker = self.permission.asker(opened, door)
         if opened.word == "seen":
-            self.permission.check(opened, asker, Role.NOBODY, opened.authority.grant.compartment)
-            seen = Seen(opened.kind, opened.statement.body, opened)
-            return lambda: self.handlers.observe(seen) if self.handlers.observe else None
+            runs = read_runs(opened)
+            for run in runs:
+                self.permission.check(opened, asker, Role.NOBODY, opened.authority.grant.compartment, run.kind)
+            return lambda: self._observe(opened, runs)
         if opened.word == "command":
-            rule = _find(self.table.rule, opened.kind)
-            wish = _body(opened, rule.command)
+            rule = find_row(self.table.rule, opened.kind)
+            wish = read_body(opened, rule.command)
             self.permission.check(opened, asker, rule.allow, self.permission.touched(rule, wish, opened, asker))
             moment = Moment(time=self.speaker.now(), request=opened.statement.rid, asker=asker)
             return lambda: self.handlers.decide(rule, wish, moment, opened.data)
-        question = _find(self.table.question, opened.kind)
-        query = _body(opened, question.query)
+        question = find_row(self.table.question, opened.kind)
+        query = read_body(opened, question.query)
         self.permission.check(opened, asker, question.allow, self.permission.touched(question, query, opened, asker))
         return lambda: self.handlers.answer(question, query, asker)
+
+    async def _observe(self, opened: Opened, runs: tuple[Run, ...]) -> None:
+        """Hand over each record in its order; one that fails costs itself alone."""
+        if (observe := self.handlers.observe) is None:
+            return
+        for kind, records in ((run.kind, run.records) for run in runs):
+            for body in records:
+                try:
+                    if (result := observe(Seen(kind, body, opened))) is not None:
+                        await result
+                except Exception as error:
+                    self._failed(opened, error)
+            self.counters["records"] += len(records)
 
     async def _run(self, opened: Opened, handler: Callable[[], Any]) -> Reply | None:
         try:
             result = handler()
             if inspect.isawaitable(result):
                 result = await result
-        except EnjinError as error:
-            self.counters["handler"] += 1
-            level = _log.error if isinstance(error, InvariantError) else _log.info
-            level("message.failed", stage="handler", kind=opened.kind, signer=opened.statement.iss, id=opened.statement.rid, error=error)
-            return None if opened.word == "seen" else _refusal(error)
-        except Exception:
-            self.counters["defect"] += 1
-            _log.exception("message.failed", stage="handler", kind=opened.kind, signer=opened.statement.iss, id=opened.statement.rid)
-            return (
-                None if opened.word == "seen" else Reply(ok=False, code=InvariantError.code, message="the daemon failed; its log says why")
-            )
+        except Exception as error:
+            self._failed(opened, error)
+            if isinstance(error, EnjinError):
+                return refusal(error)
+            return Reply(ok=False, code=InvariantError.code, message="the daemon failed; its log says why")
         self.counters["handled"] += 1
         if opened.word == "seen":
             return None
         _log.info("message.handled", kind=opened.statement.kind, signer=opened.statement.iss, id=opened.statement.rid)
         return result if isinstance(result, Reply) else Reply(ok=True, result=msgspec.Raw(canonical(result)))
 
+    def _failed(self, opened: Opened, error: Exception) -> None:
+        fields = {"stage": "handler", "kind": opened.kind, "signer": opened.statement.iss, "id": opened.statement.rid}
+        if not isinstance(error, EnjinError):
+            self.counters["defect"] += 1
+            _log.exception("message.failed", **fields)
+            return
+        self.counters["handler"] += 1
+        (_log.error if isinstance(error, InvariantError) else _log.info)("message.failed", error=error, **fields)
+
     def _answer(self, opened: Opened, reply: Reply) -> Answered:
         if len(reply.result) > BULK_MAX - REPLY_OVERHEAD_BYTES:
-            reply = _refusal(TooBig("the answer is larger than a message may be", hint="ask for less at once"))
+            reply = refusal(TooBig("the answer is larger than a message may be", hint="ask for less at once"))
         subject = reply_subject(opened.statement.rid)
         frame = self.speaker.seal(subject, reply, audience=opened.statement.iss, rid=opened.statement.rid, re=opened.frame.digest)
         return Answered(subject, frame, reply, opened.statement.rid)
@@ -254,30 +241,3 @@ class Dispatcher:
             )
             if self.handlers.refused is not None:
                 self.handlers.refused(error, opened, subject, len(frame))
-
-
-class Answered(NamedTuple):
-    """A signed answer: under which subject it goes out, its frame, what stands in it, and the id of the request."""
-
-    subject: str
-    frame: bytes
-    reply: Reply
-    request: str
-
-
-def _find(look_up: Callable[[str], Any], kind: str) -> Any:
-    try:
-        return look_up(kind)
-    except UnknownKind as error:
-        raise WrongKind(error.message) from error
-
-
-def _body(opened: Opened, shape: type[Any]) -> Any:
-    try:
-        return parse(opened.statement.body, shape)
-    except Invalid as error:
-        raise NotStrict(error.message) from error
-
-
-def _refusal(error: EnjinError) -> Reply:
-    return Reply(ok=False, code=code_of(error), message=error.message, hint=error.hint)

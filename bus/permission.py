@@ -81,16 +81,17 @@ class Permission:
             return self._locate(name)
         return self._place.path if isinstance(row, Rule) else self.bound(opened, asker)
 
-    def check(self, opened: Opened, asker: Asker, allow: Role, touched: str) -> None:
-        """Check that *asker* may do what *opened* says on the path *touched*. Raises: NotAllowed."""
+    def check(self, opened: Opened, asker: Asker, allow: Role, touched: str, kind: str = "") -> None:
+        """Check that *asker* may do what *opened* says on the path *touched*; *kind* when it says several things. Raises: NotAllowed."""
+        kind = kind or opened.kind
         if asker.role < allow:
-            raise NotAllowed(f"{opened.kind} needs the role {allow.name.lower()}, you have {asker.role.name.lower()}")
-        if not opened.authority.covers(opened.kind, touched):
-            raise NotAllowed(f"the grant does not cover {opened.kind} on {touched}")
+            raise NotAllowed(f"{kind} needs the role {allow.name.lower()}, you have {asker.role.name.lower()}")
+        if not opened.authority.covers(kind, touched):
+            raise NotAllowed(f"the grant does not cover {kind} on {touched}")
         bound = self.bound(opened, asker)
         if not bound or not within_path(touched, bound):
             # Not where it lies: that would tell a stranger which names exist.
-            raise NotAllowed(f"{opened.kind} on that lies outside {bound or 'nothing'}, which is what you may touch")
+            raise NotAllowed(f"{kind} on that lies outside {bound or 'nothing'}, which is what you may touch")
 
     def bound(self, opened: Opened, asker: Asker) -> str:
         """Return the path within which *asker* may touch anything; an operator's account without one has the whole domain."""

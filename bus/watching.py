@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from bus.batches import SUBJECT as BATCH
+from bus.batches import unpack
 from bus.envelope import Statement
 from bus.messages import Observation, Reply
 from bus.opening import Opened, Opening
@@ -91,7 +93,16 @@ def told(passing: Passing) -> dict[str, Any]:
         line |= _reply(statement)
     elif statement.kind == f"seen.{MessageRefused.KIND}":
         line |= {"refused": msgspec.json.decode(statement.body)}
+    elif statement.kind == BATCH:
+        line |= _batch(statement)
     return line
+
+
+def _batch(statement: Statement) -> dict[str, Any]:
+    try:
+        return {"records": {run.kind: len(run.records) for run in unpack(statement.body)}}
+    except EnjinError as error:
+        return {"records": None, "why": error.message}
 
 
 def _reply(statement: Statement) -> dict[str, Any]:

@@ -191,8 +191,8 @@ class Domain:
         """Pass on what another saw and signed: unchanged to the bus, and to followers of our door."""
         statement = seen.opened.statement
         for callback in self.on_relay:
-            callback(statement.kind, seen.opened.authority.grant.compartment, bytes(seen.body))
-        if self.transport is not None:
+            callback(f"seen.{seen.kind}", seen.opened.authority.grant.compartment, bytes(seen.body))
+        if self.transport is not None and seen.opened.kind == seen.kind:  # a record of a batch cannot be passed on without the others
             try:
                 await self.transport.publish(statement.kind, seen.opened.data)
             except EnjinError as error:

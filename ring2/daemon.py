@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
+from bus.batches import pack
 from bus.dispatch import Dispatcher, Handlers, Place
 from bus.messages import Asker, Moment, Observation, Query, Question, Reply, Role, Rule, Table
 from bus.over_pipe import PipeTransport
@@ -29,7 +30,7 @@ from enjin.host import clock
 from keys.signing import Signer
 from keys.trust import TrustSet
 from ring2.processes import TABLE, Processes
-from supervision.instances import AgentBegan, OfferGrants
+from supervision.instances import AgentBegan, Logged, OfferGrants
 
 CONFIG_MAX_BYTES: Final = 1 << 20
 RING: Final = 2
@@ -93,6 +94,7 @@ class Agent:
         )  # fmt: skip
         self.speaker.offset_us = configuration.offset_us
         self.closed = asyncio.Event()
+        self._waiting: list[Observation] = []
         self.transport = PipeTransport(channel, self.closed.set)
         self.processes = Processes(Path(configuration.home), self.report, lambda: self.speaker.offset_us)
         place = Place(configuration.node, configuration.domain, configuration.channel, RING, configuration.path)
@@ -114,7 +116,20 @@ class Agent:
         await self.transport.close()
 
     async def report(self, observation: Observation) -> bool:
-        """Send *observation* to ring 1, and return whether it is on its way."""
+        """Send *observation* to ring 1, and return whether it is on its way.
+
+        What is seen in one turn of the loop goes out under one signature; lines of a log go alone, because ring 1 passes their
+        frame on unchanged.
+        """
+        self._waiting.append(observation)
+        if not isinstance(observation, Logged):
+            await asyncio.sleep(0)
+        waiting, self._waiting = self._waiting, []
+        alone = [waiting.pop()] if waiting and isinstance(waiting[-1], Logged) else []
+        sent = [await self._send(one) for one in (*pack(waiting), *alone)]
+        return all(sent)
+
+    async def _send(self, observation: Observation) -> bool:
         subject = f"seen.{observation.KIND}"
         try:
             await self.transport.publish(subject, self.speaker.seal(subject, observation, audience=self.configuration.supervisor))

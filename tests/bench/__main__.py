@@ -26,7 +26,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], Measure]] = {
     "push": (("push_first_200_s", "app_restart_s"), push.measure),
     "router": (("router_ratio",), router.measure),
     "recovery": (("router_back_s", "agent_back_s", "daemon_back_s"), recovery.measure),
-    "opening": (("verified_per_s",), opening.measure),
+    "opening": (("verified_per_s", "batched_records_per_s"), opening.measure),
     "journal": (
         ("journal_single_per_s", "journal_group_per_s", "replay_per_s", "restart_million_s", "verify_million_s", "verify_peak_mb"),
         journal.measure,

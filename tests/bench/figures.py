@@ -47,6 +47,7 @@ FIGURES: dict[str, Figure] = {
         Figure("version_ms", "ms", 80),
         Figure("help_ms", "ms", 120),
         Figure("verified_per_s", "/s", 8000, "higher"),
+        Figure("batched_records_per_s", "/s", 300_000, "higher"),
         Figure("journal_single_per_s", "/s", 3000, "higher"),
         Figure("journal_group_per_s", "/s", 30_000, "higher"),
         Figure("replay_per_s", "/s", 50_000, "higher"),

@@ -136,9 +136,7 @@ def _public(keyring: Keyring) -> PublicKeys:
     )
 
 
-def _everything(path: str) -> tuple[Capability, ...]:
-    return tuple(Capability(verb, path) for verb in ("app", "node", "instance", "blob", "operation", "key", "beacon"))
-
+VERBS = ("app", "node", "instance", "blob", "operation", "key", "beacon", "daemon")
 
 SHARES = [Signer.from_seed(seed(f"share {number}")) for number in range(3)]
 ROOT = make_root(SHARES, START - HOUR, START + 10 * YEAR)
@@ -203,6 +201,7 @@ class Cloud:
         *,
         issuer: bool = False,
         role: int,
+        verbs: tuple[str, ...] = VERBS,
     ) -> Party:
         keyring = Keyring(self.trust.cloud, seed(subject), seed(subject + " issuer") if issuer else None)
         grant = Grant(
@@ -214,7 +213,7 @@ class Cloud:
             ring=ring,
             depth=depth,
             compartment=path,
-            allowed=_everything(path),
+            allowed=tuple(Capability(verb, path) for verb in verbs),
             channels=channels,
             not_before=START - HOUR,
             expiry=START + (YEAR if parent is None else 24 * HOUR),
@@ -224,6 +223,10 @@ class Cloud:
             return Party(keyring, subject, self.trust.add(sign_grant(grant, *SHARES[:2])))
         assert parent.keyring.issuer is not None
         return Party(keyring, subject, self.trust.add(sign_grant(grant, parent.keyring.issuer)))
+
+    def enrol_agent(self, subject: str, verbs: tuple[str, ...] = VERBS) -> Party:
+        """Return another agent of the ring 1 daemon, which may say *verbs*."""
+        return self._enrol(subject, 2, 0, f"{PATH}/default", (CHANNEL,), self.daemon, role=1, verbs=verbs)
 
     def speaker_of(self, party: Party, *, daemon: bool = False, channel: str = CHANNEL) -> Speaker:
         """Return a speaker for *party*."""

@@ -376,7 +376,7 @@ def test_an_observation_reaches_its_handler_once_and_gets_no_answer(cloud: Cloud
         assert handle(cloud, frame, "seen.instance.seen") is None
     assert [seen.kind for seen in cloud.observed] == ["instance.seen"]
     assert cloud.agent.subject == cloud.observed[0].opened.authority.grant.subject
-    assert dict(cloud.dispatcher.counters) == {"passed": 1, "handled": 1, "sequence": 1}
+    assert dict(cloud.dispatcher.counters) == {"passed": 1, "records": 1, "handled": 1, "sequence": 1}
 
 
 def test_a_flood_of_garbage_costs_its_connection_alone(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:

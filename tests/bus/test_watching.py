@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from bus.batches import SUBJECT as BATCH
+from bus.batches import pack
 from bus.watching import Watcher, told
 from tests.bus.parties import CHANNEL, DOMAIN, NODE, Cloud, Paint, Saw
 
@@ -58,3 +61,13 @@ def test_what_does_not_verify_says_why(cloud: Cloud, watcher: Watcher) -> None:
 def test_a_foreign_subject_behind_a_foreign_audience_is_seen(cloud: Cloud, watcher: Watcher) -> None:
     """The checks behind the one that is not a watcher's are made all the same."""
     assert told(watcher.look("command.other", wish(cloud, "n-somebody-else")))["why"].startswith("subject: ")
+
+
+def test_a_batch_is_counted_by_kind(cloud: Cloud, watcher: Watcher) -> None:
+    """How many records of which kind; one that does not hold together says why."""
+    agent = cloud.speaker_of(cloud.agent, daemon=True)
+    good = agent.seal(BATCH, next(pack([Saw(instance="i"), Saw(instance="j")])), audience=DOMAIN)
+    assert told(watcher.look(BATCH, good))["records"] == {"instance.seen": 2}
+    bad = told(watcher.look(BATCH, agent.seal(BATCH, msgspec.Raw(b'{"runs":[]}'), audience=DOMAIN)))
+    assert bad["records"] is None
+    assert bad["why"]

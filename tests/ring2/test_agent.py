@@ -10,15 +10,17 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bus.over_pipe import pack_datagram
 from enjin.canonical import to_text
 from enjin.errors import EnjinError, from_reply
 from keys.signing import Signer
+from ring2.daemon import Agent, Configuration
 from ring2.daemon import main as daemon_main
 from ring2.processes import ForeignControl, StaleGeneration, UnknownInstance
-from supervision.instances import Health, OfferGrants, ReadLog, RunInstance, StopInstance
+from supervision.instances import Exited, Failed, Health, Lines, Logged, OfferGrants, ReadLog, RunInstance, StopInstance
 from tests.ring2.agents import NODE, Ring1, answers, jail, ring1, seed, server
 from tests.supervision.inits import alive, wait_for
 
@@ -348,3 +350,28 @@ def test_known_codes_travel() -> None:
     """A refusal of the agent is the same class on ring 1's side."""
     assert isinstance(from_reply("E-AGT-001", "x"), StaleGeneration)
     assert RunInstance.KIND == "instance.run"
+
+
+def test_what_is_seen_at_once_goes_out_under_one_signature(home: Path) -> None:
+    """Ten states in one turn of the loop are one frame, in their order; lines of a log go alone, and after what was seen before them."""
+
+    async def main() -> None:
+        one = Ring1(home)
+        agent = Agent(msgspec.json.decode(os.pread(one.config, 1 << 20, 0), type=Configuration), os.dup(one.theirs.fileno()))
+        frames: list[str] = []
+        try:
+            await one.transport.subscribe("seen", lambda subject, _frame: frames.append(subject))
+            await one.caller.follow("seen", one.hear)
+            said = [Exited(instance=NODE, generation=1, status=number) for number in range(10)]
+            assert await asyncio.gather(*(agent.report(one) for one in said)) == [True] * 10
+            lines = Logged(instance=NODE, generation=1, log=Lines(source=1))
+            await asyncio.gather(agent.report(Failed(instance=NODE, generation=1, text="x")), agent.report(lines))
+            await wait_for(lambda: one.kinds("instance.log"), "the lines")
+            assert frames == ["seen.batch", "seen.instance.failed", "seen.instance.log"]
+            assert [seen["status"] for seen in one.kinds("instance.exited")] == list(range(10))
+        finally:
+            await agent.transport.close()
+            one.close()
+            await one.transport.close()
+
+    run(main())
