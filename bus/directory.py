@@ -27,7 +27,11 @@ class NoCloud(NotFound):
 
 
 class Reach(msgspec.Struct, frozen=True, kw_only=True):
-    """How one domain is reached: the subject that decides it, the hub's socket below the home, and the HTTP door."""
+    """How one domain is reached: the subject that decides it, the hub's socket below the home, and the HTTP door.
+
+    Over NATS there is no hub key but a ``certificate`` (PEM of the authority) and ``tokens``: user key -> token. Nothing
+    of that is secret: a token is of use to the holder of its key alone.
+    """
 
     domain: str
     ring: int
@@ -35,6 +39,8 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
     hub: str
     hub_key: str
     api: str
+    certificate: str = ""
+    tokens: dict[str, str] = {}
 
 
 class Directory(msgspec.Struct, frozen=True, kw_only=True):

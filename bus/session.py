@@ -104,7 +104,10 @@ class Session:
 
     def _transport(self, reach: Reach, channel: str) -> Transport:
         hub = str(Path(self.config.home) / reach.hub)
-        if os.access(hub, os.R_OK | os.W_OK):
+        reachable = os.access(hub, os.R_OK | os.W_OK)
+        if reachable and reach.certificate:
+            return self._over_nats(hub, reach) or DoorTransport(reach.api, channel)
+        if reachable:
             return ZmqTransport.connect(
                 hub,
                 server_key=curve_text(bytes.fromhex(reach.hub_key)),
@@ -113,9 +116,20 @@ class Session:
             )
         return DoorTransport(reach.api, channel)
 
-    async def command(
-        self, ring: int, wish: Command, *, reason: str = "", rid: str = "", deadline_s: float = COMMAND_DEADLINE_S
-    ) -> Any:
+    def _over_nats(self, socket: str, reach: Reach) -> Transport | None:
+        """Return a connection over NATS; None when our key has no token or this environment lacks the library."""
+        from bus.over_nats.link import UNIX, Login, NoNats
+        from bus.over_nats.participant import NatsTransport
+
+        token = reach.tokens.get(self.keyring.nats.text)
+        if token is None:
+            return None
+        try:
+            return NatsTransport.connect(Login((f"{UNIX}{socket}",), reach.certificate, self.keyring.nats, lambda: token), self.key.account)
+        except NoNats:
+            return None
+
+    async def command(self, ring: int, wish: Command, *, reason: str = "", rid: str = "", deadline_s: float = COMMAND_DEADLINE_S) -> Any:
         """Ask *ring* for *wish* and return the reply's result. Raises: what it was refused with; Unreachable."""
         return _result(await self.caller(ring).command(wish, reason=reason, rid=rid, deadline_s=deadline_s))
 

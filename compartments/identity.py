@@ -26,7 +26,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """Who a ring 1 daemon is. Frames and seeds are base64url text; ``grants`` stand parents before children.
 
     ``strategy`` is how its own node runs (``jail`` or ``process``), ``home`` its state directory and ``runtime`` the
-    runtime copy, both as it sees them; ``build_environment`` and ``host_paths`` are what builds need of the host.
+    runtime copy, both as it sees them; ``nats_port`` is 0 where the bus is ZeroMQ; ``build_environment`` and ``host_paths``
+    are what builds need of the host.
     """
 
     cloud: str
@@ -50,6 +51,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     build_environment: dict[str, str] = {}
     host_paths: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()
+    nats_port: int = 0
 
 
 def write_identity(identity: Identity) -> int:

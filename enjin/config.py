@@ -42,7 +42,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     home: State directory. port_base: 127.0.0.1 ports follow from it: ring 0 API at +0, ring 1 API at +1, router at +1000.
     ring1: How the ring 1 node is made: "auto" (strongest that works), "jail" or "process".
-    keys: Directory of operators' keys. bus: "zmq".
+    keys: Directory of operators' keys. bus: "zmq", or "nats" (`./bootstrap setup --nats` installs what it needs).
     """
 
     home: str
@@ -90,8 +90,8 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
         raise BadConfig(f"ring1 is {config.ring1!r}, not auto, jail or process")
     if not 1024 <= config.port_base <= 60_000:
         raise BadConfig(f"port_base {config.port_base} is not within 1024 to 60000")
-    if config.bus != "zmq":
-        raise BadConfig(f"bus is {config.bus!r}; this version speaks zmq")
+    if config.bus not in ("zmq", "nats"):
+        raise BadConfig(f"bus is {config.bus!r}, not zmq or nats")
     home = os.path.abspath(config.home)
     if len(f"{home}/{LONGEST_SOCKET}".encode()) > SOCKET_PATH_MAX:
         raise HomeTooLong(f"the state directory {home} is too long a path for sockets beneath it")

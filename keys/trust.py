@@ -218,5 +218,17 @@ class TrustSet:
                 found.append(grant.keys.curve)
         return found
 
+    def logins(self, now: int) -> tuple[list[Grant], frozenset[str]]:
+        """Return the grants in force *now* that name a key for NATS, and every such key (hex) that any believed grant names."""
+        named = {digest: grant for digest, grant in self._grants.items() if grant.keys.nats}
+        in_force = []
+        for digest, grant in named.items():
+            try:
+                self.authority(digest, now)
+            except Refused:
+                continue
+            in_force.append(grant)
+        return in_force, frozenset(grant.keys.nats for grant in named.values())
+
 
 __all__ = ["Authority", "Capability", "GrantExpired", "GrantRefused", "Known", "Revoked", "TrustSet", "UnknownKey"]

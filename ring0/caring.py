@@ -166,6 +166,7 @@ class Caring:
                     grant=self._domain.grant,
                     now=self._domain.journal.now,
                     control=self._home / running.control,
+                    over_nats=self._foundation.bus == "nats",
                 )
                 self._children[node] = child
                 self._tasks[node] = asyncio.get_running_loop().create_task(child.run(), name=f"child {node}")
@@ -228,6 +229,7 @@ class Caring:
                 build_environment=self._settings["environment"],
                 host_paths=tuple(self._settings["paths"]),
                 closed=self._setting.closed,
+                nats_port=self._foundation.nats_port(1),
             )
         )
 

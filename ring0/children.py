@@ -18,14 +18,15 @@ import msgspec
 from bus.caller import Caller
 from bus.journal import Follower, Stretch, cosign
 from bus.messages import Command, Reply
-from bus.over_zmq import ZmqTransport
 from bus.speaker import Speaker
+from bus.transport import Transport
 from compartments.history import FetchEntries, Witnessed
 from enjin import log
 from enjin.canonical import canonical, parse
 from enjin.errors import EnjinError, from_reply
 from enjin.host import monotonic_s
 from keys.keyring import Keyring
+from keys.nats_claims import subjects_of
 from keys.trust import TrustSet
 from ring0.offspring import Offspring, channel_of
 from supervision.hub_service import SOCKET, close_quietly, connect
@@ -47,6 +48,7 @@ class Child:
         offspring: The node's keys.
         keyring, trust, node, grant, now: Our own: to speak on the child's channel.
         control: Path of the node's init's supervisor socket.
+        over_nats: Whether the cloud's bus is NATS.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Child:
         grant: str,
         now: Callable[[], int],
         control: Path,
+        over_nats: bool,
     ) -> None:
         self.node = offspring.node
         self.control = control
@@ -67,7 +70,8 @@ class Child:
         self._home, self._offspring, self._keyring, self._trust = home, offspring, keyring, trust
         self._us, self._grant, self._now = node, grant, now
         self._log = log.get("child")
-        self._transport: ZmqTransport | None = None
+        self._over_nats = over_nats
+        self._transport: Transport | None = None
         self._caller: Caller | None = None
         self._moved = asyncio.Event()
         keys = offspring.keyring
@@ -136,9 +140,7 @@ class Child:
     async def caller(self) -> Caller:
         """Return our voice on the child's channel."""
         if self._caller is None:
-            pair = self._keyring.curve
-            endpoint = self._home / "nodes" / self.node / "state" / SOCKET
-            self._transport = connect(str(endpoint), self._offspring.keyring.hub.public.hex(), pair.public, pair.secret)
+            self._transport = self._connect(self._home / "nodes" / self.node / "state" / SOCKET)
             speaker = Speaker(
                 cloud=self._keyring.cloud,
                 channel=channel_of(self.node),
@@ -150,6 +152,16 @@ class Child:
             )
             self._caller = Caller(self._transport, speaker, self._trust, responder=self.node, ring=1)
         return self._caller
+
+    def _connect(self, endpoint: Path) -> Transport:
+        theirs, ours = self._offspring.keyring, self._keyring
+        if not self._over_nats:
+            return connect(str(endpoint), theirs.hub.public.hex(), ours.curve.public, ours.curve.secret)
+        from supervision import nats_service  # brings the client library and certificates
+
+        channel = channel_of(self.node)
+        subjects = subjects_of(self._trust.grant(self._grant), channel)
+        return nats_service.connect(endpoint, theirs, channel, ours.nats, self._us, subjects)
 
     async def command(self, wish: Command, *, rid: str = "", reason: str = "", deadline_s: float = 30.0) -> Reply:
         """Want something of the child. Raises: what it refuses with; Unreachable."""

@@ -14,7 +14,7 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -35,9 +35,10 @@ from ring0.enrolling import Enrolling
 from ring0.foundation import CHANNEL, Foundation, Trust, read_foundation, read_own_charter
 from ring0.genesis import FoundCloud, Listener
 from ring0.launch import DAEMON_SOCKET, ports
+from ring0.offspring import channel_of
 from ring0.services import SERVICES
 from ring0.uids import BLOCKS
-from supervision.hub_service import SOCKET, HubService, close_quietly
+from supervision.hub_service import SOCKET, bus_service, close_quietly
 from supervision.init_link import InitLink
 
 HANDS_CHANNEL: Final = 3
@@ -65,7 +66,7 @@ class Ring0:
             rows=SERVICES,
             locate=lambda world, name: graph.locate(world, name) if world.count(Cloud) else "cloud",
         )
-        self.hub = HubService(home, home / "ring0" / "hub", self.keyring, sys.executable)
+        self.hub = bus_service(home, home / "ring0" / "hub", self.keyring, sys.executable, channel=CHANNEL, port=foundation.nats_port(0))
         self._believed = (0, 0)
         self._believe()
         if self.keyring.issuer is None:
@@ -76,7 +77,7 @@ class Ring0:
     async def run(self, ending: asyncio.Event) -> None:
         """Serve until *ending* is set."""
         init = await InitLink.connect(self.home / DAEMON_SOCKET)
-        self.hub.allow(self.trust.curve_keys(self.domain.journal.now()))
+        self.hub.admit(self.trust, self.domain.journal.now())
         await self.hub.start(init)
         transport = self.hub.connect()
         if not self.domain.world.count(Cloud):
@@ -88,7 +89,7 @@ class Ring0:
         self.domain.on_change.append(self._changed)
         try:
             async with asyncio.TaskGroup() as group:
-                works = (self.domain.beacons(), door.serve(), self.caring.run(), self.enrolling.run(), _init_lives(init))
+                works = (self.domain.beacons(), door.serve(), self.caring.run(), self.enrolling.run(), self.hub.run(), _init_lives(init))
                 tasks = [group.create_task(work) for work in works]
                 daemon.notify("READY=1")
                 self.log.info("daemon.started", number=self.domain.journal.head.number)
@@ -106,7 +107,7 @@ class Ring0:
         if self.caring is not None:
             self.caring.poke()
         self.enrolling.poke()
-        self.hub.allow(self.trust.curve_keys(self.domain.journal.now()))
+        self.hub.admit(self.trust, self.domain.journal.now())
         if news:
             self._publish()
 
@@ -148,14 +149,14 @@ class Ring0:
         domains = [
             Reach(
                 domain=CHANNEL, ring=0, decider=foundation.node, hub=SOCKET, hub_key=self.keyring.hub.public.hex(),
-                api=f"http://127.0.0.1:{listening['api0']}",
+                api=f"http://127.0.0.1:{listening['api0']}", **self._nats_reach(self.keyring, CHANNEL),
             )
         ]  # fmt: skip
         for node, hub_key in self.caring.reachable() if self.caring is not None else ():
             domains.append(
                 Reach(
                     domain=node, ring=1, decider=node, hub=f"nodes/{node}/state/{SOCKET}", hub_key=hub_key,
-                    api=f"http://127.0.0.1:{listening['api1']}",
+                    api=f"http://127.0.0.1:{listening['api1']}", **self._nats_reach(self._keyring_of(node), channel_of(node)),
                 )
             )  # fmt: skip
         endpoints = {
@@ -175,6 +176,18 @@ class Ring0:
             if read_directory(self.home) == directory:
                 return
         write_directory(self.home, directory)
+
+    def _keyring_of(self, node: str) -> Keyring:
+        return self.caring.offspring(node).keyring if self.caring is not None else self.keyring
+
+    def _nats_reach(self, decider: Keyring, channel: str) -> dict[str, Any]:
+        """Return what a client needs beside the socket where the bus is NATS."""
+        if self.foundation.bus != "nats":
+            return {}
+        from supervision.nats_service import certificate, tokens
+
+        grants, _ = self.trust.logins(self.domain.journal.now())
+        return {"certificate": certificate(decider), "tokens": tokens(decider, channel, grants)}
 
 
 async def _init_lives(init: InitLink) -> None:

@@ -52,7 +52,7 @@ class OtherCheckout(ConfigError):
 
 
 class Foundation(msgspec.Struct, frozen=True, kw_only=True):
-    """What was settled at genesis and never changes, but for the checkout that last raised the cloud."""
+    """What was settled at genesis and never changes, but for the checkout that last raised the cloud, and the bus."""
 
     cloud: str
     node: str
@@ -64,6 +64,11 @@ class Foundation(msgspec.Struct, frozen=True, kw_only=True):
     first_uid: int
     checkout: str
     founded: int
+    bus: str = "zmq"
+
+    def nats_port(self, ring: int) -> int:
+        """Return where on loopback the NATS server of *ring*'s decider listens; 0 when the bus is ZeroMQ."""
+        return self.port_base + 10 + ring if self.bus == "nats" else 0
 
     @property
     def tag(self) -> str:
@@ -128,6 +133,7 @@ def found(config: Config, *, privileged: bool, ring1: str, first_uid: int, check
         first_uid=first_uid,
         checkout=checkout,
         founded=now,
+        bus=config.bus,
     )
     grant = sign_grant(_ring0_grant(foundation, keyring, now), *shares[:2])
     seed = random_bytes(SEED_BYTES)
@@ -228,6 +234,7 @@ def _ring0_grant(foundation: Foundation, keyring: Keyring, now: int) -> Grant:
             journal=keyring.journal.public.hex(),
             issue=_issuer(keyring).public.hex(),
             curve=keyring.curve.public.hex(),
+            nats=keyring.nats.public.hex(),
         ),
         allowed=everything("cloud"),
         channels=CHANNELS,
@@ -247,7 +254,7 @@ def _operator_grant(foundation: Foundation, keyring: Keyring, parent: str, now: 
         ring=0,
         depth=0,
         compartment="cloud",
-        keys=PublicKeys(message=keyring.message.public.hex(), curve=keyring.curve.public.hex()),
+        keys=PublicKeys(message=keyring.message.public.hex(), curve=keyring.curve.public.hex(), nats=keyring.nats.public.hex()),
         allowed=everything("cloud"),
         channels=CHANNELS,
         not_before=now - SKEW_US,

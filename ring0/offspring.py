@@ -70,6 +70,7 @@ class Offspring:
                 journal=keys.journal.public.hex(),
                 issue=keys.issuer.public.hex() if keys.issuer else "",
                 curve=keys.curve.public.hex(),
+                nats=keys.nats.public.hex(),
             ),
             allowed=everything("cloud"),
             channels=(channel_of(self.node),),

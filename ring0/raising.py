@@ -17,6 +17,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from bus.directory import Directory, NoCloud, read_directory
+from bus.over_nats.link import require_client
+from bus.over_nats.program import find_server
 from bus.session import Session
 from enjin.config import Config
 from enjin.errors import ConfigError, EnjinError, Forbidden, Unreachable
@@ -91,12 +93,13 @@ def raise_cloud(config: Config, tell: Tell) -> Raised:
         foundation = msgspec.structs.replace(foundation, checkout=str(checkout()))
         write_foundation(config.path, foundation)
     check_programs(strategy)
+    check_bus(config, foundation)
     if foundation is None:
         foundation = _found(config, strategy)
         changed.append("founded the cloud")
         tell(f"cloud {foundation.tag} founded; its three root keys lie in {config.path / 'root'}: move them to three other places")
     if not running:
-        runtime = ensure_runtime(config.path)
+        runtime = ensure_runtime(config.path, foundation.bus)
         _start(config, foundation, runtime)
         changed.append("started ring 0")
     endpoints = asyncio.run(_converge(config, foundation, strategy, changed, tell))
@@ -145,6 +148,21 @@ def check_programs(strategy: str) -> None:
         raise MissingProgram(
             f"missing on this machine: {', '.join(missing)}", hint=f"apt-get install {' '.join(missing)} (or run ./bootstrap)"
         )
+
+
+def check_bus(config: Config, foundation: Foundation | None) -> None:
+    """Check that the bus is the one that the cloud was founded with, and that what a new cloud's needs is installed.
+
+    Raises:
+        ConfigError: NATS is asked for where the cloud's bus is ZeroMQ.
+        ServerRefused, NoNats: The bus is to be NATS, and there is no nats-server that may serve, or no client library.
+    """
+    if config.bus != "nats":
+        return
+    if foundation is not None and foundation.bus != "nats":
+        raise ConfigError(f"this cloud was founded with the bus {foundation.bus}, not nats", hint="`enjin down --destroy` first")
+    require_client()
+    find_server()
 
 
 def _found(config: Config, strategy: str) -> Foundation:

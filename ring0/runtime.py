@@ -17,11 +17,13 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Final
 
+from bus.over_nats.program import PROGRAM, find_server
 from enjin.errors import ConfigError
 from enjin.host import random_bytes
 
 OURS: Final = ("enjin", "keys", "bus", "compartments", "supervision", "ring0", "ring1", "ring2")
 BESIDE: Final = ("pip",)
+NATS: Final = ("cryptography", "nats-py")
 SYSTEM_PYTHON: Final = "/usr/bin/python3"
 
 
@@ -37,14 +39,16 @@ def checkout() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
-def ensure_runtime(home: Path) -> Path:
+def ensure_runtime(home: Path, bus: str = "zmq") -> Path:
     """Make the runtime copy of this enjin at ``home/runtime/<digest>`` unless it is there, and return its path.
 
     Raises:
         NoDistribution: A dependency is not installed.
+        ServerRefused: The bus is NATS, and there is no nats-server that may serve.
     """
-    needed = _distributions()
-    target = home / "runtime" / _digest(needed)
+    server = find_server() if bus == "nats" else None
+    needed = _distributions(NATS if server is not None else ())
+    target = home / "runtime" / _digest(needed, server)
     if target.exists():
         return target
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -58,6 +62,8 @@ def ensure_runtime(home: Path) -> Path:
             shutil.copytree(checkout() / name, packages / name, ignore=shutil.ignore_patterns("__pycache__"))
         for one in needed:
             _copy_distribution(one, packages)
+        if server is not None:
+            shutil.copy(server, fresh / "bin" / PROGRAM)
         compileall.compile_dir(packages, quiet=2, workers=1)
         _open_to_all(fresh)
         os.rename(fresh, target)
@@ -75,10 +81,10 @@ def _link_system_python(environment: Path) -> None:
         link.symlink_to(SYSTEM_PYTHON)
 
 
-def _distributions() -> list[Distribution]:
-    """Return what enjin needs, all the way down: the environment was installed by its markers, so what one excludes is absent."""
+def _distributions(more: tuple[str, ...]) -> list[Distribution]:
+    """Return what enjin and *more* need, all the way down: the environment was installed by its markers, so what one excludes is absent."""
     found: dict[str, Distribution] = {}
-    pending = [("enjin", False), *((name, False) for name in BESIDE)]
+    pending = [("enjin", False), *((name, False) for name in (*BESIDE, *more))]
     while pending:
         name, conditional = pending.pop()
         name = re.sub(r"[-_.]+", "-", name).lower()
@@ -98,8 +104,11 @@ def _distributions() -> list[Distribution]:
     return [found[name] for name in sorted(found)]
 
 
-def _digest(needed: list[Distribution]) -> str:
+def _digest(needed: list[Distribution], server: Path | None) -> str:
     summary = hashlib.sha256()
+    if server is not None:
+        status = server.stat()
+        summary.update(f"{server} {status.st_size} {status.st_mtime_ns}\n".encode())
     for one in needed:
         summary.update(f"{one.metadata['Name']}=={one.version}\n".encode())
     for name in OURS:

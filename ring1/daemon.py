@@ -39,7 +39,7 @@ from ring1.progress import Progress
 from ring1.routing import Router
 from ring1.services import SERVICES
 from ring1.specs import Ground
-from supervision.hub_service import HubService, close_quietly
+from supervision.hub_service import bus_service, close_quietly
 from supervision.init_link import InitLink
 
 INIT_SOCKET: Final = "init.sock"
@@ -80,7 +80,14 @@ class Ring1:
             rows=(*SERVICES, nodes.questions(self, identity.node)),
             locate=lambda world, name: graph.locate(world, name) if world.count(Charter) else "cloud",
         )
-        self.hub = HubService(self.home, self.home / "ring1" / "hub", self.keyring, f"{identity.runtime}/bin/python")
+        self.hub = bus_service(
+            self.home,
+            self.home / "ring1" / "hub",
+            self.keyring,
+            f"{identity.runtime}/bin/python",
+            channel=channel,
+            port=identity.nats_port,
+        )
 
     def running(self) -> dict[str, Any]:
         """Return what hands last said of each node."""
@@ -108,7 +115,7 @@ class Ring1:
         init = await InitLink.connect(self.home / INIT_SOCKET)
         await self._receive_charter()
         self._believe()
-        self.hub.allow(self.trust.curve_keys(domain.journal.now()))
+        self.hub.admit(self.trust, domain.journal.now())
         await self.hub.start(init)
         transport = self.hub.connect()
         router = Router(self._router_settings())
@@ -123,7 +130,8 @@ class Ring1:
         door = DomainDoor(domain, await init.take("listener:api1"), name="ring 1", blobs=blobs)
         try:
             async with asyncio.TaskGroup() as group:
-                works = (domain.beacons(), door.serve(), self.acting.run(), self._watch_init(init), self._prune_blobs(blobs))
+                own = (domain.beacons(), door.serve(), self.acting.run(), self.hub.run())
+                works = (*own, self._watch_init(init), self._prune_blobs(blobs))
                 tasks = [group.create_task(work) for work in works]
                 daemon.notify("READY=1")
                 self.log.info("daemon.started", number=domain.journal.head.number)
@@ -199,7 +207,7 @@ class Ring1:
     def _changed(self) -> None:
         self._poke()
         self._believe()
-        self.hub.allow(self.trust.curve_keys(self.domain.journal.now()))
+        self.hub.admit(self.trust, self.domain.journal.now())
 
     def _believe(self) -> None:
         """Believe none of the keys that the charter in force revokes; the grants in it are the journal's."""

@@ -6,18 +6,24 @@ file anew whenever what the daemon believes changes; the hub reads it again by i
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bus.over_zmq import ZmqTransport, curve_text
+from bus.transport import Transport
 from enjin.errors import EnjinError
 from enjin.host import write_atomic
 from keys.keyring import Keyring
+from keys.trust import TrustSet
 from supervision.init_link import InitLink
+
+if TYPE_CHECKING:
+    from supervision.nats_service import NatsService
 
 SOCKET: Final = "bus/bus.sock"
 SERVICE: Final = "hub"
@@ -48,6 +54,14 @@ class HubService:
         if allowed != self._allowed:
             write_atomic(self._directory / "allowed.json", json.dumps({"keys": allowed}).encode(), 0o600)
             self._allowed = allowed
+
+    def admit(self, trust: TrustSet, now: int) -> None:
+        """Let those connect who are believed *now* (cloud time), and nobody else."""
+        self.allow(trust.curve_keys(now))
+
+    async def run(self) -> None:
+        """Wait until cancelled: the hub reads its key file by itself."""
+        await asyncio.Event().wait()
 
     def service(self) -> dict[str, Any]:
         """Return the hub as init runs it: under the daemon's own uid, restarted by init."""
@@ -80,7 +94,16 @@ def connect(endpoint: str, hub_key: str, public: bytes, secret: bytes) -> ZmqTra
     )
 
 
-async def close_quietly(transport: ZmqTransport) -> None:
+async def close_quietly(transport: Transport) -> None:
     """Close *transport* whatever it says."""
     with contextlib.suppress(EnjinError, OSError):
         await transport.close()
+
+
+def bus_service(home: Path, directory: Path, keyring: Keyring, python: str, *, channel: str, port: int) -> HubService | NatsService:
+    """Return what carries a decider's channel: a server of NATS where it has a *port*, else a hub of ZeroMQ."""
+    if not port:
+        return HubService(home, directory, keyring, python)
+    from supervision.nats_service import NatsService  # brings the client library and certificates
+
+    return NatsService(home, directory.with_name("nats"), keyring, python, channel=channel, port=port)

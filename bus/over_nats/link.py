@@ -25,6 +25,7 @@ from keys.nats_keys import UserKey
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
+    from nats.aio.transport import TcpTransport
 
 Taker = Callable[[str, bytes, bytes], None]
 
@@ -34,6 +35,7 @@ PINGS_MISSED_MAX: Final = 2
 PENDING_BYTES: Final = 4 << 20
 YIELD_EACH: Final = 64
 FAREWELLS_MAX: Final = 8
+UNIX: Final = "unix:"
 SERVER_NAME: Final = "bus.enjin.internal"
 _REFUSED: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 
@@ -51,7 +53,7 @@ class NoNats(ConfigError):
 class Login(NamedTuple):
     """Where the servers are, whose certificate they must have, and who we are there.
 
-    servers: ``host:port`` each, tried in turn. authority: PEM of the cloud's certificate authority.
+    servers: ``host:port`` or ``unix:/path`` each, tried in turn. authority: PEM of the cloud's certificate authority.
     user: our key. token: returns our token as it is now, asked at each login.
     """
 
@@ -79,10 +81,12 @@ class Link:
             NoNats: nats-py is not installed.
         """
         link = cls(take)
+        if server.startswith(UNIX):
+            link.client._transport = _unix_transport(server.removeprefix(UNIX))
         try:
             async with asyncio.timeout(CONNECT_S):
                 await link.client.connect(
-                    f"tls://{server}",
+                    "tls://bus:1" if server.startswith(UNIX) else f"tls://{server}",
                     name=name,
                     tls=_tls(login.authority),
                     tls_hostname=SERVER_NAME,
@@ -214,6 +218,23 @@ def _client(take: Taker) -> Client:
 
     logging.getLogger("asyncio").addFilter(_is_news)
     return InOrder()
+
+
+def _unix_transport(path: str) -> TcpTransport:
+    """Return the library's transport over a Unix socket, before which a server of another network namespace listens."""
+    from nats.aio.transport import TcpTransport
+
+    class UnixTransport(TcpTransport):
+        async def connect(self, uri: object, buffer_size: int, connect_timeout: int) -> None:
+            async with asyncio.timeout(connect_timeout):
+                reader, writer = await asyncio.open_unix_connection(path, limit=buffer_size)
+            self._bare_io_reader = self._io_reader = reader
+            self._bare_io_writer = self._io_writer = writer
+
+        def __bool__(self) -> bool:
+            return True  # or the library makes one of its own
+
+    return UnixTransport()
 
 
 def _is_news(record: logging.LogRecord) -> bool:

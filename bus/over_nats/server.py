@@ -1,6 +1,6 @@
-"""nats-server: found, checked against the floor, and told what it may do.
+"""What one nats-server is told: its configuration, and what lies beside it.
 
-Owns the configuration of one server and what lies beside it. Starts nothing: who supervises it does. The configuration
+Starts nothing: who supervises it does, and ``program`` finds what it starts. The configuration
 is JSON, which nats-server reads, so nothing that comes from outside can add a line to it.
 
 INV-NSV-1: no listener but the clients' and, in a cluster, the other servers': no monitoring, websocket, leaf or gateway.
@@ -10,40 +10,24 @@ INV-NSV-2: nobody logs in without a token: there is no user without one, and no 
 from __future__ import annotations
 
 import json
-import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from bus.transport import FRAME_MAX_BYTES
-from enjin.errors import ConfigError
 from enjin.host import write_atomic
-from keys.nats_claims import operator_token, system_token
+from keys.nats_claims import account_token, operator_token, system_token
 from keys.nats_keys import NatsAuthority
 
-PROGRAM: Final = "nats-server"
-FLOOR: Final = (2, 14, 0)
-VERSION_S: Final = 10
 CONTROL_LINE_MAX: Final = 32_768  # a token with every subject of a narrow grant stands in one line
 CONNECTIONS_MAX: Final = 8192
 PENDING_MAX_BYTES: Final = 32 << 20
-_VERSION: Final = re.compile(r"v(\d{1,4})\.(\d{1,4})\.(\d{1,4})(-[0-9A-Za-z.]+)?\s*")
-
-
-class ServerRefused(ConfigError):
-    """There is no nats-server here that may serve."""
-
-    code = "E-BUS-121"
-    remedy = "`./bootstrap setup --nats` installs one; any nats-server from 2.14.0 on PATH will do"
 
 
 class Server(NamedTuple):
     """One server as it is configured.
 
     name: unique in the cluster. port: clients', on host. cluster_port: other servers', 0 without a cluster.
-    routes: ``host:cluster_port`` of every server of the cluster.
+    routes: ``host:cluster_port`` of every server of the cluster. channels: whose accounts it knows from the start.
     """
 
     name: str
@@ -52,6 +36,7 @@ class Server(NamedTuple):
     port: int
     cluster_port: int = 0
     routes: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
 
     @property
     def config(self) -> Path:
@@ -62,34 +47,6 @@ class Server(NamedTuple):
     def address(self) -> str:
         """What clients connect to."""
         return f"{self.host}:{self.port}"
-
-
-def find_server(beside: str = sys.executable, path: str | None = None) -> Path:
-    """Return the nats-server that may serve: the one beside the interpreter, else the one on PATH.
-
-    Raises:
-        ServerRefused: There is none, it does not say its version, or it is older than the floor.
-    """
-    own = Path(beside).parent / PROGRAM
-    found = str(own) if own.exists() else shutil.which(PROGRAM, path=path)
-    if found is None:
-        raise ServerRefused("there is no nats-server on this machine")
-    check_version(found, _said_version(found))
-    return Path(found)
-
-
-def check_version(program: str, said: str) -> tuple[int, int, int]:
-    """Return the version in *said*, what *program* prints for ``--version``, when it is not older than the floor.
-
-    A release candidate is older than its release. Raises: ServerRefused.
-    """
-    match = _VERSION.search(said)
-    if match is None:
-        raise ServerRefused(f"{program} does not say which version it is")
-    version = (int(match[1]), int(match[2]), int(match[3]))
-    if version < FLOOR or (version == FLOOR and match[4]):
-        raise ServerRefused(f"nats-server {match[0].strip()[1:]} at {program} is older than {'.'.join(map(str, FLOOR))}")
-    return version
 
 
 def write_server(server: Server, authority: NatsAuthority, cloud: str, *, certificate: bytes, leaf: tuple[bytes, bytes]) -> None:
@@ -112,6 +69,8 @@ def write_server(server: Server, authority: NatsAuthority, cloud: str, *, certif
 def configuration(server: Server, authority: NatsAuthority, cloud: str) -> dict[str, Any]:
     """Return the configuration of *server*."""
     folder = server.directory
+    # The oldest token there can be: what the server has been told since lies on its disk, and stays.
+    accounts = {authority.account(one).text: account_token(authority, one, issued_s=1, revoked={}) for one in server.channels}
     files = {name: str(folder / file) for name, file in _FILES.items()}
     told: dict[str, Any] = {
         "server_name": server.name,
@@ -120,7 +79,7 @@ def configuration(server: Server, authority: NatsAuthority, cloud: str) -> dict[
         "operator": operator_token(authority, cloud),
         "system_account": authority.system.text,
         "resolver": {"type": "full", "dir": str(folder / "accounts"), "allow_delete": False, "limit": 4096, "interval": "2s"},
-        "resolver_preload": {authority.system.text: system_token(authority)},
+        "resolver_preload": {authority.system.text: system_token(authority), **accounts},
         "max_payload": FRAME_MAX_BYTES,
         "max_control_line": CONTROL_LINE_MAX,
         "max_connections": CONNECTIONS_MAX,
@@ -144,14 +103,6 @@ def configuration(server: Server, authority: NatsAuthority, cloud: str) -> dict[
 def argv(program: Path, server: Server) -> list[str]:
     """Return the command that runs *server*."""
     return [str(program), "--config", str(server.config)]
-
-
-def _said_version(program: str) -> str:
-    try:
-        ran = subprocess.run([program, "--version"], capture_output=True, timeout=VERSION_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ServerRefused(f"{program} does not run: {error}") from error
-    return ran.stdout[:256].decode(errors="replace")
 
 
 _FILES: Final = {"cert_file": "server.pem", "key_file": "server.key", "ca_file": "authority.pem"}

@@ -25,12 +25,13 @@ class NotConfirmed(Refused):
 
 @click.command("up")
 @click.option("--ring1", type=click.Choice(["jail", "process"]), help="How to make the ring 1 node (default: the strongest that works).")
+@click.option("--bus", type=click.Choice(["zmq", "nats"]), help="What a new cloud's messages travel over (default: zmq).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def up(ring1: str | None, as_json: bool) -> None:
+def up(ring1: str | None, bus: str | None, as_json: bool) -> None:
     """Raise the cloud on this machine, or mend it; changes nothing where nothing is missing."""
     from ring0.raising import raise_cloud
 
-    config = configuration.load({"ring1": ring1})
+    config = configuration.load({"ring1": ring1, "bus": bus})
     raised = raise_cloud(config, say)
     if as_json:
         print_json(

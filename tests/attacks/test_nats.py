@@ -16,7 +16,8 @@ from bus.over_nats import participant
 from bus.over_nats.accounts import Accounts
 from bus.over_nats.link import Link, Login
 from bus.over_nats.participant import NatsTransport, NotHeard
-from bus.over_nats.server import ServerRefused, check_version, configuration, find_server
+from bus.over_nats.program import ServerRefused, check_version, find_server
+from bus.over_nats.server import configuration
 from bus.transport import TransportFull
 from enjin.errors import Unreachable
 from enjin.host import random_bytes

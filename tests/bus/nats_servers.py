@@ -12,7 +12,8 @@ from pathlib import Path
 from bus.over_nats.accounts import Accounts
 from bus.over_nats.link import Login
 from bus.over_nats.participant import NatsTransport
-from bus.over_nats.server import Server, argv, find_server, write_server
+from bus.over_nats.program import find_server
+from bus.over_nats.server import Server, argv, write_server
 from enjin.errors import Unreachable
 from enjin.host import clock, random_bytes
 from keys.certificates import CertificateAuthority
@@ -124,7 +125,7 @@ def make_cluster(folder: Path, count: int) -> Cluster:
     servers = []
     for number in range(count):
         cluster = {"cluster_port": base + 10 + number, "routes": routes} if count > 1 else {}
-        server = Server(f"s{number}", folder / f"s{number}", "127.0.0.1", base + number, **cluster)
+        server = Server(f"s{number}", folder / f"s{number}", "127.0.0.1", base + number, channels=(CHANNEL,), **cluster)
         leaf = certificates.leaf(random_bytes(32), ["127.0.0.1"], now_s=now_s(), lifetime_s=3600)
         write_server(server, authority, CLOUD, certificate=certificates.certificate, leaf=leaf)
         servers.append(server)
