@@ -139,7 +139,7 @@ def check_refused(voices: Voices, ring: int, error: type[StageRefused], send: Ca
     told = send()
     after = voices.wait_counter(ring, error.stage, counted.get(error.stage, 0))
     assert counted.get(error.stage, 0) + 1 == after[error.stage]
-    refused = {stage for stage in after if after[stage] != counted.get(stage, 0)} - {"passed", "handled", "handler"}
+    refused = {stage for stage in after if after[stage] != counted.get(stage, 0)} - {"passed", "handled", "handler", "records"}
     assert {error.stage} == refused, "another stage counted too"
     lines = [line for _, line in voices.log(ring, logged) if "message.refused" in line]
     assert any(error.code in line and f'"{error.stage}"' in line for line in lines), (error.code, lines)
