@@ -77,7 +77,7 @@ class Grant(Row):
 
 
 class KeyRequest(Row):
-    """A person's new key that waits for its grant; ``message`` and ``curve`` are its public halves in hex."""
+    """A person's new key that waits for its grant; ``message``, ``curve`` and ``nats`` are its public halves in hex."""
 
     KEY = ("key",)
 
@@ -88,6 +88,7 @@ class KeyRequest(Row):
     message: str
     curve: str
     time: int
+    nats: str = ""
 
 
 class RevokedKey(Row):

@@ -17,18 +17,24 @@ from keys.signing import check_public, read_public, verify
 REQUEST: Final = "application/vnd.enjin.keyrequest.v1+json"
 
 
-class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the new key signs; the keys in hex."""
+class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """What the new key signs; the keys in hex, the one for NATS where there is one."""
 
     cloud: str
     name: str
     message: str
     curve: str
+    nats: str = ""
+
+
+def publics(keyring: Keyring) -> dict[str, str]:
+    """Return the public halves (hex) that a request names."""
+    return {"message": keyring.message.public.hex(), "curve": keyring.curve.public.hex(), "nats": keyring.nats.public.hex()}
 
 
 def prove(keyring: Keyring, name: str) -> str:
     """Return the proof that we hold *keyring*'s secrets, as base64url text."""
-    asked = KeyRequest(cloud=keyring.cloud, name=name, message=keyring.message.public.hex(), curve=keyring.curve.public.hex())
+    asked = KeyRequest(cloud=keyring.cloud, name=name, **publics(keyring))
     return to_text(keyring.message.sign(REQUEST, canonical(asked)))
 
 
@@ -39,5 +45,8 @@ def check_proof(asked: KeyRequest, proof: str) -> None:
         BadKey: A public key is malformed.
         BadSignature, Malformed: The proof does not hold.
     """
-    publics = (read_public(asked.message), read_public(asked.curve))
-    verify(check_public(publics[0]), REQUEST, canonical(asked), from_text(proof))
+    message = check_public(read_public(asked.message))
+    read_public(asked.curve)
+    if asked.nats:
+        check_public(read_public(asked.nats))
+    verify(message, REQUEST, canonical(asked), from_text(proof))

@@ -43,7 +43,7 @@ class RequestKey(Command, kind="key.request", kw_only=True):
     Fields:
         name: The account's; made when there is none.
         compartment: Where the key counts; the cloud itself when empty.
-        message, curve: The public halves, hex.
+        message, curve, nats: The public halves, hex; the last where the key shall log in to the NATS bus.
     """
 
     name: str
@@ -51,6 +51,7 @@ class RequestKey(Command, kind="key.request", kw_only=True):
     compartment: str = ""
     message: str
     curve: str
+    nats: str = ""
     proof: str
 
 
@@ -76,7 +77,7 @@ def request(wish: RequestKey, world: World, at: Moment) -> Iterator[Fact]:
     cloud = next(iter(world.all(Cloud)), None)
     if cloud is None:
         raise NotEnrollable("there is no cloud yet")
-    check_proof(Signed(cloud=cloud.id, name=wish.name, message=wish.message, curve=wish.curve), wish.proof)
+    check_proof(Signed(cloud=cloud.id, name=wish.name, message=wish.message, curve=wish.curve, nats=wish.nats), wish.proof)
     key = str(key_id(bytes.fromhex(wish.message)))
     if world.find(Grant, key=key) or world.get(KeyRequest, key) is not None or world.get(RevokedKey, key) is not None:
         raise NotEnrollable(f"key {key[:16]} is known already", hint="make a new key")
@@ -96,9 +97,8 @@ def request(wish: RequestKey, world: World, at: Moment) -> Iterator[Fact]:
         raise Forbidden(f"account {account.name} is not {wish.role} of {place.name}")
     else:
         subject = account.id
-    yield KeyRequested(
-        key=key, subject=subject, role=int(level), compartment=place.id, message=wish.message, curve=wish.curve, time=at.time
-    )
+    halves = {"message": wish.message, "curve": wish.curve, "nats": wish.nats}
+    yield KeyRequested(key=key, subject=subject, role=int(level), compartment=place.id, time=at.time, **halves)
 
 
 def people(world: World) -> set[str]:
@@ -139,7 +139,7 @@ def issue(world: World, asked: KeyRequest, domain: Domain, issuer: Signer) -> st
         ring=0,
         depth=0,
         compartment=place,
-        keys=PublicKeys(message=asked.message, curve=asked.curve),
+        keys=PublicKeys(message=asked.message, curve=asked.curve, nats=asked.nats),
         allowed=everything(place),
         channels=CHANNELS,
         not_before=max(now - SKEW_US, parent.not_before),

@@ -99,7 +99,7 @@ class TokenRevoked(Fact, kind="token.revoked"):
 
 
 class KeyRequested(Fact, kind="key.requested", kw_only=True):
-    """A grant is asked for, for a new key of *subject*; *message* and *curve* are its public halves in hex."""
+    """A grant is asked for, for a new key of *subject*; *message*, *curve* and *nats* are its public halves in hex."""
 
     key: str
     subject: str
@@ -107,6 +107,7 @@ class KeyRequested(Fact, kind="key.requested", kw_only=True):
     compartment: str
     message: str
     curve: str
+    nats: str = ""
     time: int
 
     def apply(self, world: World) -> None:
@@ -119,6 +120,7 @@ class KeyRequested(Fact, kind="key.requested", kw_only=True):
                 compartment=self.compartment,
                 message=self.message,
                 curve=self.curve,
+                nats=self.nats,
                 time=self.time,
             )
         )

@@ -16,13 +16,13 @@ GRANT_S: Final = 30.0
 async def granted_key(session: Session, seed: bytes, name: str, role: Any, place: str, reason: str) -> dict[str, Any]:
     """Ask for a grant for the key of *seed*, and return the key's line with the grant once there is one. Raises: NotYet."""
     from keys.keyring import Keyring
-    from keys.requests import prove
+    from keys.requests import prove, publics
     from ring0.enrolling import RequestKey, ShowKey
     from ring0.keys import NoSuchKey
 
     ring = Keyring(session.directory.cloud, seed)
-    publics = {"message": ring.message.public.hex(), "curve": ring.curve.public.hex()}
-    asked = await session.command(0, RequestKey(name=name, role=role, compartment=place, proof=prove(ring, name), **publics), reason=reason)
+    wish = RequestKey(name=name, role=role, compartment=place, proof=prove(ring, name), **publics(ring))
+    asked = await session.command(0, wish, reason=reason)
 
     async def granted() -> dict[str, Any] | None:
         try:

@@ -52,6 +52,7 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
     32: (
         f"{NATS}::test_n32_a_revoked_user_is_cut_and_its_old_token_refused",
         f"{CLUSTER}::test_n32_a_server_that_was_away_learns_of_a_revocation",
+        "tests/e2e/test_nats.py::test_n32_a_persons_revoked_key_is_cut_from_both_rings",
     ),
     33: (
         f"{VERIFY}::test_any_changed_byte_of_an_entry_is_found_and_named", f"{VERIFY}::test_a_torn_tail_is_named",

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
+import msgspec
 import pytest
 
+from bus.over_nats.link import UNIX, Link, Login
 from bus.over_nats.participant import NatsTransport
 from bus.session import Session
 from compartments.history import GetHead
+from enjin.config import Config
+from enjin.errors import EnjinError, Unreachable
+from tests.bus.waiting import until_async
 from tests.cloud import ROOT
 from tests.e2e.clouds import BACK_S, Raised, Started, raised, wait_for
 from tests.places import free_port_base, temporary_home
@@ -72,3 +79,46 @@ def test_a_killed_server_comes_back(nats_cloud: Raised, ring: int, what: str) ->
     wait_for(lambda: nats_cloud.settled("hello"), BACK_S, "the cloud")
     assert nats_cloud.head(ring).number > 0
     assert len(nats_cloud.find("nats-server.json")) == 2
+
+
+async def open_link(config: Config, ring: int) -> Link:
+    """Log in at a ring's server with the person's key in *config*, with the token of the directory. Raises: Unreachable."""
+    async with await Session.open(config) as session:
+        reach, key = session.directory.reach(ring), session.keyring.nats
+        if key.text not in reach.tokens:
+            raise Unreachable("the directory has no token for this key")
+        token = reach.tokens[key.text]
+        login = Login((f"{UNIX}{Path(config.home) / reach.hub}",), reach.certificate, key, lambda: token)
+        return await Link.open(login, login.servers[0], "test", lambda _pattern, _subject, _frame: None)
+
+
+@pytest.mark.parametrize("ring", [0, 1])
+def test_n32_a_persons_revoked_key_is_cut_from_both_rings(nats_cloud: Raised, ring: int) -> None:
+    """N23 N32: a second operator's key speaks over NATS; revoked, its live session ends and the token it has is refused."""
+    made = nats_cloud.json("key", "create", f"second{ring}")
+    config = msgspec.structs.replace(nats_cloud.config, keys=str(Path(made["file"]).parent))
+
+    async def play() -> None:
+        links: list[Link] = []
+
+        async def connected() -> bool:
+            with contextlib.suppress(EnjinError):
+                links.append(await open_link(config, ring))
+            return bool(links)
+
+        await until_async(connected, "the second key is let in", BACK_S)
+        async with await Session.open(config) as session:
+            assert isinstance(session.caller(ring).transport, NatsTransport)
+            assert (await session.query(ring, GetHead()))["number"] > 0
+            reach, key = session.directory.reach(ring), session.keyring.nats
+        token = reach.tokens[key.text]
+        login = Login((f"{UNIX}{Path(config.home) / reach.hub}",), reach.certificate, key, lambda: token)
+        await asyncio.to_thread(nats_cloud.json, "key", "revoke", made["key"], "--reason", "lost")
+        async with asyncio.timeout(BACK_S):
+            await links[0].lost.wait()
+        with pytest.raises(Unreachable):
+            await Link.open(login, login.servers[0], "test", lambda _pattern, _subject, _frame: None)
+        await links[0].close()
+
+    asyncio.run(play())
+    assert nats_cloud.head(ring).number > 0

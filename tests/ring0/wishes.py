@@ -15,7 +15,7 @@ from compartments.world import World
 from enjin.canonical import to_text
 from keys.frame import CHARTER, seal
 from keys.keyring import Keyring
-from keys.requests import prove
+from keys.requests import prove, publics
 from ring0 import charters
 from ring0.accounts import CloseAccount, CreateAccount, CreateToken, RevokeToken
 from ring0.addresses import AssignAddress, CreateNetwork, DelegateBlock, ReleaseAddress
@@ -57,7 +57,7 @@ def issue(book: Book, node: str) -> IssueCharter:
 def asking(name: str, *, word: str = "", **fields: Any) -> RequestKey:
     """Return the wish for a grant for *name*'s new key, which follows from *word* (the name when empty)."""
     ring = Keyring(CLOUD, hashlib.sha256((word or name).encode()).digest())
-    asked = {"message": ring.message.public.hex(), "curve": ring.curve.public.hex(), "proof": prove(ring, name)}
+    asked = {**publics(ring), "proof": prove(ring, name)}
     return RequestKey(**({"name": name} | asked | fields))
 
 
