@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import collections
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 from bus.batches import SUBJECT as BATCH
@@ -70,6 +71,7 @@ class Caller:
         self.audience = audience or responder
         self.counters: collections.Counter[str] = collections.Counter()
         self._waiting: dict[str, list[_Request]] = {}
+        self._hearing: dict[str, Callable[[Opened], None]] = {}
         self._started = False
         self._log = get("bus.caller").bind(ring=ring)
         self._opening = Opening(
@@ -126,6 +128,15 @@ class Caller:
         if not matches(prefix, BATCH):  # what is followed may come in a batch
             await self.transport.subscribe(BATCH, take)
 
+    @contextlib.contextmanager
+    def hearing(self, subject: str, take: Callable[[Opened], None]) -> Iterator[None]:
+        """Give *take* every verified answer for us under *subject*, whoever signed it; what it refuses is counted as refused."""
+        self._hearing[subject] = take
+        try:
+            yield
+        finally:
+            del self._hearing[subject]
+
     async def _ask(self, subject: str, body: Command | Query, reason: str, rid: str, deadline_s: float, behalf: Behalf | None) -> Reply:
         await self.start()
         request = _Request(rid or str(request_id(self.speaker.now())))
@@ -164,11 +175,12 @@ class Caller:
 
     def _hear(self, subject: str, frame: bytes) -> None:
         """Take an answer, if one of our requests waits under *subject*."""
-        if subject not in self._waiting:
+        take = self._hearing.get(subject, self._match if subject in self._waiting else None)
+        if take is None:
             return
         try:
             opened = self._opening.verify(frame, channel=self.speaker.channel, subject=subject)
-            self._match(opened)
+            take(opened)
         except StageRefused as error:
             self._refused(error, subject)
         except (Malformed, NotCanonical) as error:

@@ -6,6 +6,8 @@ Whoever was not verified gets nothing back, neither text nor code.
 
 INV-DIS-1: nothing reaches a handler that has not passed every stage, whichever door it came through.
 INV-DIS-2: a handler is found in the closed table, never by a name looked up on an object.
+INV-DIS-3: what is for a group is taken only where its row says that it may be, and only by who is in the group as the receiver
+itself knows it; the sender's word decides nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import msgspec
 from bus.batches import Run
 from bus.caller import Caller
 from bus.envelope import BULK_MAX
+from bus.groups import is_group
 from bus.handling import Answered, Authorised, Handlers, Seen, find_row, read_body, read_runs, refusal
 from bus.messages import Moment, Question, Reply, Role, Rule, Table
 from bus.opening import Opened, Opening
@@ -27,7 +30,7 @@ from bus.permission import Permission, Place
 from bus.rate import Buckets
 from bus.replay import ReplayGuard
 from bus.speaker import Speaker, reply_subject
-from bus.stages import NotAllowed, Replayed, StageRefused, TooBig
+from bus.stages import NotAllowed, Replayed, StageRefused, TooBig, WrongAudience
 from bus.transport import Transport
 from enjin.canonical import canonical
 from enjin.errors import EnjinError, InvariantError, Refused
@@ -54,6 +57,7 @@ class Dispatcher:
         handlers: What it does.
         world: Returns the World that a rule's ``compartment`` looks into.
         locate: Turns a compartment's name into its path; None: a child of the place's own path.
+        groups: Returns the groups that the daemon is in now; None: it hears no group.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Dispatcher:
         handlers: Handlers,
         world: Callable[[], Any] = lambda: None,
         locate: Callable[[str], str] | None = None,
+        groups: Callable[[], frozenset[str]] | None = None,
     ) -> None:
         self.place = place
         self.table = table
@@ -74,6 +79,7 @@ class Dispatcher:
         self.handlers = handlers
         self.counters: collections.Counter[str] = collections.Counter()
         self.permission = Permission(place, handlers.account, world, locate)
+        self._groups = groups
         self._logged = Buckets(LOGGED_PER_SECOND, LOGGED_BURST)
         self._opening = Opening(
             trust=trust,
@@ -82,6 +88,7 @@ class Dispatcher:
             words=WORDS,
             clock=speaker.now,
             guard=ReplayGuard(speaker.now()),
+            groups=groups is not None,
         )
 
     async def serve(self, transport: Transport, connection: str = "bus") -> None:
@@ -106,20 +113,27 @@ class Dispatcher:
             connection: Whose share of the rate it costs.
         """
         opened: Opened | None = None
+        ours = False
         try:
             opened = self._opening.verify(frame, channel=channel, subject=subject, connection=connection or door)
+            ours = self._is_ours(opened)
             handler = self._prepare(opened, door)
             self._opening.reserve(opened)
         except StageRefused as error:
             self._refused(error, opened, subject, frame)
             # A repeated frame gets no second answer on the bus: it would race with the first one's.
-            if opened is None or opened.word == "seen" or (isinstance(error, Replayed) and door == "bus"):
+            if opened is None or not ours or opened.word == "seen" or (isinstance(error, Replayed) and door == "bus"):
                 return None
             return self._answer(opened, refusal(error))
         except Refused as error:  # what the row's own look-up says to a verified asker, such as that there is no such app
             self.counters[NotAllowed.stage] += 1
-            return None if opened is None else self._answer(opened, refusal(error))
+            return None if opened is None or not ours else self._answer(opened, refusal(error))
         self.counters["passed"] += 1
+        if is_group(opened.statement.aud) and self.handlers.pass_on is not None:
+            await self.handlers.pass_on(opened)
+        if not ours:
+            self.counters["elsewhere"] += 1
+            return None
         reply = await self._run(opened, handler)
         return None if reply is None else self._answer(opened, reply)
 
@@ -139,6 +153,8 @@ class Dispatcher:
         opened: Opened | None = None
         try:
             opened = self._opening.verify(frame, channel=self.place.channel, subject=subject, connection=connection)
+            if is_group(opened.statement.aud):
+                raise WrongAudience("a door's own request is for one alone")
             asker = self.permission.asker(opened, door)
             body = read_body(opened, row.command if isinstance(row, Rule) else row.query)
             self.permission.check(opened, asker, row.allow, self.permission.bound(opened, asker))
@@ -161,6 +177,15 @@ class Dispatcher:
         except Refused:
             return False
         return True
+
+    def _is_ours(self, opened: Opened) -> bool:
+        """Return whether *opened* is for us, alone or in a group. Raises: WrongAudience when it is nothing that groups are asked for."""
+        audience = opened.statement.aud
+        if not is_group(audience) or self._groups is None:
+            return True
+        if not self.table.takes_groups(opened.word, opened.kind):
+            raise WrongAudience(f"{opened.kind[:64]} is asked of one alone")
+        return audience in self._groups()
 
     def _prepare(self, opened: Opened, door: str) -> Callable[[], Any]:
         """Return what will be run for *opened*, after the check of permission. Raises: StageRefused."""

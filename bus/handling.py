@@ -33,7 +33,8 @@ class Handlers(NamedTuple):
     ``decide(rule, wish, moment, frame)`` returns the Reply; ``moment.time`` is the receiver's cloud time, the journal
     makes its own. ``answer`` returns anything canonical JSON can hold. ``account`` returns the asker that a token of
     this daemon's own door stands for, None when it stands for nobody any more. ``refused`` hears, as often as the log does,
-    of what did not pass: why, the message if it was verified, its subject, its bytes.
+    of what did not pass: why, the message if it was verified, its subject, its bytes. ``pass_on`` gets what was asked of a
+    group, once it has passed every stage, whether we are in the group or not: for those whom the bus reaches only through us.
     """
 
     decide: Callable[[Rule, Command, Moment, bytes], Awaitable[Reply]]
@@ -41,6 +42,7 @@ class Handlers(NamedTuple):
     observe: Callable[[Seen], Awaitable[None] | None] | None = None
     account: Callable[[Behalf], Asker | None] | None = None
     refused: Callable[[StageRefused, Opened | None, str, int], None] | None = None
+    pass_on: Callable[[Opened], Awaitable[None]] | None = None
 
 
 class Authorised(NamedTuple):

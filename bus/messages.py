@@ -143,7 +143,7 @@ class Rule(msgspec.Struct, frozen=True):
     """One command: the function that decides it and who may ask.
 
     ``compartment`` names the compartment that the wish touches, for the permission check; None: the whole domain.
-    ``result`` makes the reply's result from (wish, world after, moment); None: null.
+    ``group``: it may be asked of many at once. ``result`` makes the reply's result from (wish, world after, moment); None: null.
     ``urgent``: it revokes, stops or removes, and is decided even when the disk is full; so is what the daemon itself reports.
     """
 
@@ -152,6 +152,7 @@ class Rule(msgspec.Struct, frozen=True):
     allow: Role
     compartment: Where | None = None
     result: Callable[[Any, Any, Moment], object] | None = None
+    group: bool = False
     urgent: bool = False
 
     @property
@@ -161,12 +162,13 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 class Question(msgspec.Struct, frozen=True):
-    """One query: the function that answers it and who may ask."""
+    """One query: the function that answers it and who may ask; ``group``: it may be asked of many at once."""
 
     query: type[Query]
     answer: Answer
     allow: Role = Role.TENANT
     compartment: Where | None = None
+    group: bool = False
 
     @property
     def summary(self) -> str:
@@ -205,6 +207,13 @@ class Table:
         if (found := self._questions.get(kind)) is None:
             raise UnknownKind(f"there is no query {kind[:KIND_MAX_BYTES]!r}")
         return found
+
+    def takes_groups(self, word: str, kind: str) -> bool:
+        """Return whether *word* (``command``, ``query``) *kind* may be asked of many at once."""
+        row: Rule | Question | None = None
+        if word in ("command", "query"):
+            row = self._rules.get(kind) if word == "command" else self._questions.get(kind)
+        return row is not None and row.group
 
     def rules(self) -> list[Rule]:
         """Return every command's row, by kind."""

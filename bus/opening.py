@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from bus.envelope import BULK_MAX, FRAME_MAX, MESSAGE, BadFrame, Frame, Statement, open_frame, read_statement
+from bus.groups import is_group
 from bus.rate import Buckets
 from bus.replay import ReplayGuard, check_fresh
 from bus.stages import (
@@ -71,6 +72,7 @@ class Opening:
         channel: The channel that it listens on.
         audiences: Subject ids and domains that it answers to.
         words: First words of the subjects that it takes.
+        groups: Whether what is for a group is opened too; whether the receiver is in it is then the caller's question.
         clock: Its cloud time in microseconds.
         guard: Its memory of what was seen.
     """
@@ -84,11 +86,13 @@ class Opening:
         words: frozenset[str],
         clock: Callable[[], int],
         guard: ReplayGuard,
+        groups: bool = False,
     ) -> None:
         self.trust = trust
         self.channel = channel
         self._audiences = audiences
         self._words = words
+        self._groups = groups
         self._clock = clock
         self._guard = guard
         self._connections = Buckets(CONNECTION_PER_SECOND, CONNECTION_BURST)
@@ -159,7 +163,7 @@ class Opening:
             raise WrongCloud("the message is for another cloud")
         if statement.channel != self.channel or channel != self.channel:
             raise WrongChannel("the message is for another channel")
-        if statement.aud not in self._audiences:
+        if statement.aud not in self._audiences and not (self._groups and is_group(statement.aud)):
             raise WrongAudience("the message is for another receiver")
         if subject and statement.kind != subject:
             raise WrongSubject("the message came under another subject than it was signed for")

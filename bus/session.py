@@ -58,7 +58,7 @@ class Session:
             self.trust.revoke(identity, "named in the cloud's directory")
         if self.trust.revoked.keys() & {self.grant, str(self.keyring.message.key_id)}:
             raise Revoked("this key was revoked", hint="sign with another key: set ENJIN_KEYS to its directory")
-        self._callers: dict[int, Caller] = {}
+        self._callers: dict[str, Caller] = {}
         self._transports: list[Transport] = []
 
     @classmethod
@@ -86,9 +86,13 @@ class Session:
 
     def caller(self, ring: int) -> Caller:
         """Return the caller for the first domain of *ring*. Raises: NoCloud."""
-        if ring not in self._callers:
-            reach = self.directory.reach(ring)
-            channel = CHANNELS.get(ring, f"ring{ring}.{reach.domain}")
+        return self.caller_of(self.directory.reach(ring))
+
+    def caller_of(self, reach: Reach) -> Caller:
+        """Return the caller for the domain at *reach*."""
+        ring, domain = reach.ring, reach.domain
+        if domain not in self._callers:
+            channel = CHANNELS.get(ring, f"ring{ring}.{domain}")
             transport = self._transport(reach, channel)
             self._transports.append(transport)
             speaker = Speaker(
@@ -99,8 +103,8 @@ class Session:
                 signer=self.keyring.message,
                 daemon=False,
             )
-            self._callers[ring] = Caller(transport, speaker, self.trust, responder=reach.decider, ring=ring)
-        return self._callers[ring]
+            self._callers[domain] = Caller(transport, speaker, self.trust, responder=reach.decider, ring=ring)
+        return self._callers[domain]
 
     def _transport(self, reach: Reach, channel: str) -> Transport:
         hub = str(Path(self.config.home) / reach.hub)

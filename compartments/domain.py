@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from bus import roll_call
 from bus.clock import CloudClock
 from bus.dispatch import Dispatcher, Handlers, Seen
 from bus.envelope import Behalf
@@ -74,6 +75,7 @@ class Domain:
         path: Its journal's file.
         rows: The closed table of its services; questions about the journal are added here.
         locate: World -> (compartment name -> path), for the check of permission.
+        groups: World -> the groups that the daemon is in.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Domain:
         path: Path,
         rows: tuple[tuple[Rule | Question, ...], ...],
         locate: Callable[[World, str], str],
+        groups: Callable[[World], frozenset[str]],
     ) -> None:
         self.place, self.keyring, self.trust, self.grant = place, keyring, trust, grant
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -103,34 +106,30 @@ class Domain:
         self.clock = clock
         self.log = log.get("domain")
         self.speaker = Speaker(
-            cloud=keyring.cloud,
-            channel=place.channel,
-            issuer=place.node,
-            grant=grant,
-            signer=keyring.message,
-            clock=self.journal.now,
+            cloud=keyring.cloud, channel=place.channel, issuer=place.node, grant=grant, signer=keyring.message, clock=self.journal.now,
             daemon=True,
-        )
+        )  # fmt: skip
         self.table = Table.of(
             *rows,
             history.questions(self.journal, trust.message_keys, lambda: self.dispatcher.counters),
             audit.questions(self.journal, place.domain, place.ring),
+            roll_call.questions(place.node, place.ring),
         )
         self.dispatcher = Dispatcher(
             place=place,
             table=self.table,
             trust=trust,
             speaker=self.speaker,
-            handlers=Handlers(
-                decide=self._decide, answer=self._answer, observe=self._observe, account=self._account, refused=self._refused
-            ),
+            handlers=Handlers(self._decide, self._answer, self._observe, self._account, self._refused, self._pass_on),
             world=lambda: self.world,
             locate=lambda name: locate(self.world, name),
+            groups=lambda: groups(self.world),
         )
         self.transport: Transport | None = None
         self.observers: dict[str, Callable[[Seen], Any]] = {history.Witnessed.KIND: self._witnessed}
         self.on_change: list[Callable[[], None]] = []
         self.on_relay: list[Callable[[str, str, bytes], None]] = []
+        self.on_group: list[Callable[[Opened], Awaitable[None]]] = []
         self.on_tell: list[Callable[[Observation, str], None]] = []
         self._trusted = (-1, -1)
         self._sync_trust()
@@ -249,6 +248,10 @@ class Domain:
             request=request,
         )  # fmt: skip
         self.tell_soon(news)
+
+    async def _pass_on(self, opened: Opened) -> None:
+        for callback in self.on_group:
+            await callback(opened)
 
     def _account(self, behalf: Behalf) -> Asker | None:
         return accounts.account_of(self.world, behalf.account, behalf.token, self.journal.now())

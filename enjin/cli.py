@@ -55,6 +55,7 @@ SECTIONS: Final = (
         "audit": "who did what, when and why; verify, export, diff, repair",
     }),
     ("Bus", {
+        "ask": "one question to many daemons, and everybody's answer",
         "bus": "watch what passes; measure",
     }),
     ("Help", {

@@ -18,6 +18,7 @@ import msgspec
 from bus.messages import Asker, Command, Fact, Moment, Query, Question, Role, Rule
 from compartments import charter, graph, lookup
 from compartments.charter import Block, CharterRefused, Place, Quotas
+from compartments.daemons import groups_of_node
 from compartments.facts.charters import CharterIssued
 from compartments.rows import AddressBlock, Charter, Cloud, Compartment, Endpoint, Grant, Node, RevokedKey
 from compartments.world import World
@@ -92,6 +93,7 @@ def draft(world: World, node: Node, *, quotas: Quotas = QUOTAS) -> charter.Chart
         api_port=api.port if api is not None else 0,
         router_port=router.port if router is not None else 0,
         address=router.address if router is not None else "",
+        groups=tuple(sorted(groups_of_node(world, node.id))),
     )
 
 

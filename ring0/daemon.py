@@ -21,6 +21,7 @@ import msgspec
 from bus.directory import Directory, Reach, read_directory, write_directory
 from bus.permission import Place
 from compartments import graph
+from compartments.daemons import groups_of_node
 from compartments.domain import Domain
 from compartments.door import DomainDoor
 from compartments.rows import Cloud, Grant
@@ -65,6 +66,7 @@ class Ring0:
             path=home / "ring0" / "journal.db",
             rows=SERVICES,
             locate=lambda world, name: graph.locate(world, name) if world.count(Cloud) else "cloud",
+            groups=lambda world: groups_of_node(world, foundation.node),
         )
         self.hub = bus_service(home, home / "ring0" / "hub", self.keyring, sys.executable, channel=CHANNEL, port=foundation.nats_port(0))
         self._believed = (0, 0)

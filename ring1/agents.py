@@ -28,7 +28,9 @@ from enjin.host import clock
 from keys.frame import open_frame
 from keys.grants import Capability, Grant, PublicKeys, sign_grant
 from keys.keyring import Keyring, create_seed
+from ring1.beliefs import Beliefs
 from ring1.plan import CRASHES_MAX, ProcessSeen
+from ring1.relaying import Relay
 from supervision import instances
 from supervision.init_link import InitLink, InitStale, InitUnknown
 
@@ -58,6 +60,7 @@ class Agent:
 
     def __init__(self, compartment: str, node: str) -> None:
         self.compartment, self.node = compartment, node
+        self.grant = ""
         self.pipe: PipeTransport | None = None
         self.caller: Caller | None = None
         self.processes: dict[str, ProcessSeen] = {}
@@ -74,6 +77,9 @@ class Agents:
         self._changed = changed
         self._log = log.get("agents")
         self._agents: dict[str, Agent] = {}
+        self._relay = Relay(domain.trust, lambda: domain.transport)
+        self._beliefs = Beliefs(domain.trust, domain.journal.now)
+        domain.on_group.append(lambda opened: self._relay.down(opened, {agent.node: agent.pipe for agent in self.all() if agent.pipe}))
         domain.observers |= {
             instances.AgentBegan.KIND: self._began,
             instances.Started.KIND: self._heard,
@@ -86,6 +92,23 @@ class Agents:
     def running(self) -> frozenset[str]:
         """Return the compartments whose agent runs."""
         return frozenset(self._agents)
+
+    def all(self) -> list[Agent]:
+        """Return the agents that run."""
+        return list(self._agents.values())
+
+    @property
+    def domain(self) -> str:
+        """The domain on whose channel the agents' answers are heard."""
+        return self._domain.place.domain
+
+    def frame(self, agent: Agent) -> str:
+        """Return the frame of *agent*'s grant as base64url."""
+        return next((to_text(frame) for frame in self._domain.trust.frames() if open_frame(frame).digest == agent.grant), "")
+
+    def inform(self) -> None:
+        """Tell each agent whom to believe and whom no longer, if that has changed since it was told."""
+        self._beliefs.tell({agent.node: agent.caller for agent in self.all() if agent.caller is not None})
 
     def processes(self) -> dict[str, ProcessSeen]:
         """Return what the agents say of each instance's process."""
@@ -113,8 +136,10 @@ class Agents:
             await self._init.start(name)
         agent.pipe = PipeTransport(await self._init.take(handles[1]))
         await self._domain.dispatcher.serve(agent.pipe, f"pipe:{agent.node}")
+        await agent.pipe.subscribe("reply", lambda subject, frame: self._relay.up(agent.node, agent.grant, subject, frame))
         agent.caller = Caller(agent.pipe, self._domain.speaker, self._domain.trust, responder=agent.node, ring=self._domain.place.ring)
         self._agents[compartment] = agent
+        self.inform()
 
     async def end(self, compartment: str) -> None:
         """End the agent of *compartment*."""
@@ -126,6 +151,7 @@ class Agents:
 
     async def close(self) -> None:
         """Close the pipes; the agents run on."""
+        await self._beliefs.close()
         for agent in self._agents.values():
             if agent.pipe is not None:
                 await agent.pipe.close()
@@ -167,7 +193,7 @@ class Agents:
         path = graph.path_text(self._domain.world, agent.compartment)
         grant = self._grant(agent, keyring, path)
         trust = self._domain.trust
-        trust.add(grant)
+        agent.grant = trust.add(grant)
         own = trust.authority(self._domain.grant, self._domain.journal.now())
         frames = {open_frame(frame).digest: frame for frame in trust.frames()}
         needed = [frames[digest] for digest in reversed(own.chain)] + [grant]
@@ -184,6 +210,7 @@ class Agents:
             "grants": [to_text(frame) for frame in needed],
             "offset_us": self._domain.journal.now() - clock().boot_us,
             "home": str(self._home),
+            "compartments": [row.id for row in graph.home_path(self._domain.world, agent.compartment)],
             "revoked": sorted(trust.revoked),
         }
         descriptor = os.memfd_create("agent", os.MFD_CLOEXEC)
@@ -224,6 +251,8 @@ class Agents:
         agent = self._of(message)
         if agent is not None:
             agent.processes.clear()
+            self._beliefs.forget(agent.node)
+            self.inform()
             self._changed()
 
     def _heard(self, message: SeenMessage) -> None:

@@ -30,7 +30,7 @@ from enjin.errors import Refused, StepFailed
 from keys.keyring import Keyring
 from keys.signing import BadSignature, verify
 from keys.trust import TrustSet
-from ring1 import nodes
+from ring1 import daemons, nodes
 from ring1.acting import Acting
 from ring1.agents import Agents
 from ring1.charter import in_force, open_charter
@@ -68,6 +68,7 @@ class Ring1:
         grant = self.trust.add(from_text(identity.grant))
         charter = self._open(identity.charter)
         self.acting: Acting | None = None
+        self.agents: Agents | None = None
         self._believed = 0
         channel = f"ring1.{identity.node}"
         self.domain = Domain(
@@ -77,8 +78,9 @@ class Ring1:
             grant=grant,
             epoch=charter.epoch,
             path=self.home / "ring1" / "journal.db",
-            rows=(*SERVICES, nodes.questions(self, identity.node)),
+            rows=(*SERVICES, nodes.questions(self, identity.node), daemons.questions(lambda: self.agents)),
             locate=lambda world, name: graph.locate(world, name) if world.count(Charter) else "cloud",
+            groups=lambda world: daemons.groups_here(world, identity.node),
         )
         self.hub = bus_service(
             self.home,
@@ -119,7 +121,7 @@ class Ring1:
         await self.hub.start(init)
         transport = self.hub.connect()
         router = Router(self._router_settings())
-        agents = Agents(domain, self.keyring, identity, init, self.home, self._poke)
+        self.agents = agents = Agents(domain, self.keyring, identity, init, self.home, self._poke)
         ground = self._ground(router)
         blobs = BlobStore(self.home / "blobs")
         self.acting = Acting(domain, identity, self.hands, agents, router, ground, blobs)
@@ -207,6 +209,8 @@ class Ring1:
     def _changed(self) -> None:
         self._poke()
         self._believe()
+        if self.agents is not None:
+            self.agents.inform()
         self.hub.admit(self.trust, self.domain.journal.now())
 
     def _believe(self) -> None:

@@ -18,8 +18,10 @@ from typing import Any, Final
 
 import msgspec
 
+from bus import roll_call
 from bus.batches import pack
 from bus.dispatch import Dispatcher, Handlers, Place
+from bus.groups import groups_of
 from bus.messages import Asker, Moment, Observation, Query, Question, Reply, Role, Rule, Table
 from bus.over_pipe import PipeTransport
 from bus.speaker import Speaker
@@ -57,6 +59,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         root: The root statement's frame; *grants* the frames of every grant it needs, parents first; base64url.
         offset_us: Cloud time minus boot time, in microseconds: both are of the same machine.
         home: Directory below which the inits' control sockets lie.
+        compartments: Ids of the tenant compartment and the homes above it: the groups that the agent is in.
     """
 
     cloud: str
@@ -71,6 +74,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     grants: tuple[str, ...]
     offset_us: int
     home: str
+    compartments: tuple[str, ...] = ()
     revoked: tuple[str, ...] = ()
 
 
@@ -98,10 +102,13 @@ class Agent:
         self.transport = PipeTransport(channel, self.closed.set)
         self.processes = Processes(Path(configuration.home), self.report, lambda: self.speaker.offset_us)
         place = Place(configuration.node, configuration.domain, configuration.channel, RING, configuration.path)
-        table = Table.of(TABLE, (Rule(OfferGrants, Agent.believe, allow=Role.SUPERVISOR),))  # type: ignore[arg-type]
+        believing = Rule(OfferGrants, Agent.believe, allow=Role.SUPERVISOR)  # type: ignore[arg-type]
+        table = Table.of(TABLE, (believing,), roll_call.questions(configuration.node, RING))
+        groups = groups_of(configuration.node, RING, compartments=configuration.compartments)
         self.dispatcher = Dispatcher(
-            place=place, table=table, trust=self.trust, speaker=self.speaker, handlers=Handlers(decide=self._decide, answer=self._answer)
-        )
+            place=place, table=table, trust=self.trust, speaker=self.speaker, handlers=Handlers(decide=self._decide, answer=self._answer),
+            groups=lambda: groups,
+        )  # fmt: skip
 
     async def serve(self, ending: asyncio.Event) -> None:
         """Obey until *ending* is set or the channel is gone; the processes run on."""
@@ -151,7 +158,9 @@ class Agent:
         result = await rule.decide(self if rule.command is OfferGrants else self.processes, wish)  # type: ignore[misc, call-arg]
         return Reply(ok=True, result=msgspec.Raw(canonical(result)))
 
-    async def _answer(self, question: Question, query: Query, _asker: Asker) -> Any:
+    async def _answer(self, question: Question, query: Query, asker: Asker) -> Any:
+        if question.group:
+            return question.answer(query, None, asker)
         return await question.answer(self.processes, query)  # type: ignore[misc, call-arg]
 
 

@@ -15,6 +15,7 @@ COMMANDS, BUS, JAIL, TENANTS, BUILD, SECRETS, ARCHIVE = (
     f"tests/attacks/test_{name}.py" for name in ("commands", "bus", "jail", "tenants", "build_network", "secrets", "archive")
 )
 NATS, NATS_KEYS, CLUSTER = "tests/attacks/test_nats.py", "tests/keys/test_nats.py", "tests/bus/test_nats_cluster.py"
+FAN_OUT, BATCHES = "tests/bus/test_fan_out.py", "tests/bus/test_batches.py"
 TRUST, SIGNING, GROUND = "tests/keys/test_trust.py", "tests/keys/test_signing.py", "tests/enjin/test_ground.py"
 ROUTING, TIDY = "tests/ring1/test_routing.py", "tests/test_tidy.py"
 WRONG: Final = f"{COMMANDS}::test_n01_a_wrong_command_is_refused_at_its_stage"
@@ -23,7 +24,10 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
     1: (WRONG, f"{SIGNING}::test_n01_one_bit_flipped_anywhere_is_refused", f"{DISPATCH}::test_every_bit_counts"),
     2: (WRONG, f"{COMMANDS}::test_another_subject_than_signed", f"{TRUST}::test_n02_a_message_is_not_a_grant"),
     3: (WRONG, f"{GROUND}::test_n03_second_spellings_are_refused"),
-    4: (f"{GROUND}::test_n04_malformed_bytes_are_refused", f"{SIGNING}::test_n04_garbage_is_refused_as_a_frame"),
+    4: (
+        f"{GROUND}::test_n04_malformed_bytes_are_refused", f"{SIGNING}::test_n04_garbage_is_refused_as_a_frame",
+        f"{BATCHES}::test_n04_a_malformed_batch_is_refused_whole",
+    ),
     5: (f"{SIGNING}::test_n05_malleable_signature_is_refused", f"{SIGNING}::test_n05_small_order_and_malformed_keys_are_refused"),
     6: (f"{TRUST}::test_n06_one_share_is_not_a_threshold",),
     7: (
@@ -34,7 +38,10 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
     8: (f"{REPLAY}::test_numbers_out_of_range_are_refused", f"{DISPATCH}::test_an_old_boot_after_a_new_one_is_refused"),
     9: (WRONG, f"{REPLAY}::test_the_window_of_time_is_exact", f"{REPLAY}::test_each_class_has_its_cap"),
     10: (f"{DISPATCH}::test_a_wall_clock_an_hour_off_changes_nothing", f"{TRUST}::test_grants_are_in_force_only_in_their_time"),
-    12: (f"{CALLER}::test_a_false_answer_is_not_believed",),
+    12: (
+        f"{CALLER}::test_a_false_answer_is_not_believed", f"{FAN_OUT}::test_n12_a_false_answer_counts_for_nobody",
+        f"{FAN_OUT}::test_n12_a_repeated_answer_counts_once", "tests/ring1/test_relaying.py::test_nothing_else_comes_up",
+    ),
     13: (f"{DECIDING}::test_a_request_id_cannot_be_used_for_another_wish", f"{DECIDING}::test_concurrent_repeats_have_one_effect"),
     14: (
         f"{TRUST}::test_n14_ring_1_cannot_make_a_peer", f"{COMMANDS}::test_n14_ring1_cannot_command_ring0",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -177,6 +178,17 @@ class Cloud:
             trust=self.trust,
             speaker=self.speaker,
             handlers=Handlers(decide=self.journal.decide, answer=self._answer, observe=self.observed.append, account=self.account),
+        )
+
+    def member(self, party: Party, groups: Callable[[], frozenset[str]], table: Table, decide: Any = None) -> Dispatcher:
+        """Return the dispatcher of agent *party*, which starts now, answers *table* and is in *groups*."""
+        return Dispatcher(
+            place=Place(node=party.subject, domain=DOMAIN, channel=CHANNEL, ring=2, path=f"{PATH}/default"),
+            table=table,
+            trust=self.trust,
+            speaker=self.speaker_of(party, daemon=True),
+            handlers=Handlers(decide=decide or self.journal.decide, answer=self._answer),
+            groups=groups,
         )
 
     def _answer(self, question: Question, query: Query, asker: Asker) -> object:

@@ -87,8 +87,8 @@ class Chain:
         """Return a grant for everything that matters here."""
         return Grant(
             v=1, cloud=str(self.trust.cloud), subject=subject, role=role, keys=keys, ring=ring, depth=depth, compartment=compartment,
-            allowed=(Capability("instance", compartment),), channels=("ring1",), not_before=self.now - HOUR, expiry=self.now + HOUR,
-            parent=parent,
+            allowed=tuple(Capability(verb, compartment) for verb in ("daemon", "instance")), channels=("ring1",),
+            not_before=self.now - HOUR, expiry=self.now + HOUR, parent=parent,
         )  # fmt: skip
 
     def configuration(self, home: Path) -> dict[str, Any]:
