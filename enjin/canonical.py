@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
+import typing
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -65,9 +66,15 @@ def _fields(shape: type[msgspec.Struct]) -> _Fields:
     for field in msgspec.structs.fields(shape):
         if field.default is not msgspec.NODEFAULT and field.default not in ("", None, True, False, ()):
             defaults.append((field.name, field.default))
-        if field.type not in (str, int, bool, bytes, msgspec.Raw):
+        if _may_hold_structs(field.type):
             nested.append(field.name)
     return _Fields(tuple(defaults), tuple(nested))
+
+
+def _may_hold_structs(hint: Any) -> bool:
+    if parts := typing.get_args(hint):
+        return typing.get_origin(hint) is not typing.Literal and any(_may_hold_structs(part) for part in parts)
+    return not (isinstance(hint, type) and issubclass(hint, (str, int, bytes, msgspec.Raw, type(None))))
 
 
 def _settle(value: Any) -> None:

@@ -107,7 +107,9 @@ class Decider:
         reply = self._reply(wish, moment)
         outcome = Outcome(self.head.number, self.head.hash, reply, False)
         cause = wish.cause
-        batch.requests.append(KnownRequest(cause.request, cause.asker, cause.kind, cause.body, outcome.number, outcome.hash, reply))
+        batch.requests[cause.request] = KnownRequest(
+            cause.request, cause.asker, cause.kind, cause.body, outcome.number, outcome.hash, reply
+        )
         return outcome
 
     def _repeat(self, cause: Cause, known: Mapping[str, KnownRequest], batch: Batch, now: int) -> Outcome | None:
@@ -116,7 +118,7 @@ class Decider:
             raise RequestTooOld("the request id is older than 24 hours", request=cause.request)
         if made > now + FUTURE_US:
             raise RequestFromFuture("the request id was made in the future of cloud time", request=cause.request)
-        earlier = known.get(cause.request) or next((row for row in batch.requests if row.request == cause.request), None)
+        earlier = known.get(cause.request) or batch.requests.get(cause.request)
         if earlier is None:
             return None
         if (earlier.asker, earlier.kind, earlier.body) != (cause.asker, cause.kind, cause.body):

@@ -1,6 +1,7 @@
 """Statements compiled once: making one anew, or finding it in a cache of compiled ones, costs more than running it.
 
-Owns the text and the order of parameters per database. Imports SQLAlchemy Core.
+Owns the text and the order of parameters per database, and hands both to the driver's cursor: what SQLAlchemy does around
+each run takes as long as a commit's sync. The transaction stays SQLAlchemy's. Imports SQLAlchemy Core.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, CursorResult
+from sqlalchemy import Connection
 from sqlalchemy.sql import ClauseElement
 
 
@@ -18,6 +19,10 @@ class _Text(NamedTuple):
     sql: str
     names: tuple[str, ...] | None
 
+    def of(self, values: Mapping[str, Any]) -> Any:
+        """Return *values* as the driver takes them."""
+        return dict(values) if self.names is None else tuple([values[name] for name in self.names])
+
 
 class Prepared:
     """One statement, whose parameters all come with each run: none has a value of its own, or a type that is converted on its way."""
@@ -26,14 +31,22 @@ class Prepared:
         self._statement = statement
         self._texts: dict[str, _Text] = {}
 
-    def run(self, connection: Connection, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> CursorResult[Any]:
-        """Run it with *values*, or once per element when they are several (not none)."""
+    def run(self, connection: Connection, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> int:
+        """Run it with *values*, or once per element when they are several (not none), and return how many rows it touched.
+
+        Raises:
+            Error: Of the database's driver, as the driver has it.
+        """
         text = self._texts.get(connection.dialect.name) or self._compile(connection)
-        if text.names is None:
-            return connection.exec_driver_sql(text.sql, dict(values) if isinstance(values, Mapping) else [dict(row) for row in values])
-        if isinstance(values, Mapping):
-            return connection.exec_driver_sql(text.sql, tuple([values[name] for name in text.names]))
-        return connection.exec_driver_sql(text.sql, [tuple([row[name] for name in text.names]) for row in values])
+        cursor = connection.connection.cursor()
+        try:
+            if isinstance(values, Mapping):
+                cursor.execute(text.sql, text.of(values))
+            else:
+                cursor.executemany(text.sql, [text.of(row) for row in values])
+            return cursor.rowcount
+        finally:
+            cursor.close()
 
     def _compile(self, connection: Connection) -> _Text:
         compiled: Any = self._statement.compile(dialect=connection.dialect)

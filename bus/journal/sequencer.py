@@ -183,7 +183,7 @@ class Sequencer:
             self._pruned = time
             batch.forget_before = first_request(time - REMEMBERED_US)
             self._remembered.forget(batch.forget_before)
-        self._remembered.add(row.request for row in batch.requests)
+        self._remembered.add(batch.requests)
         return answers
 
     def _write(self, batch: Batch) -> None:

@@ -66,7 +66,7 @@ class Batch(msgspec.Struct):
     previous: Head
     rows: list[Row] = []
     commit: Commit | None = None
-    requests: list[KnownRequest] = []
+    requests: dict[str, KnownRequest] = {}
     snapshots: list[StoredSnapshot] = []
     changes: Any = None
     forget_before: str = ""
@@ -191,7 +191,7 @@ def _prepare(connection: Connection, cloud: str, domain: str) -> Head:
 
 def _write(connection: Connection, batch: Batch) -> None:
     if batch.rows and batch.commit is not None:
-        if _MOVE_HEAD.run(connection, _move(batch.previous, batch.head)).rowcount != 1:
+        if _MOVE_HEAD.run(connection, _move(batch.previous, batch.head)) != 1:
             raise JournalBusy(f"entry {batch.previous.number} is not the journal's head any more: somebody else wrote it")
         _INSERT_ENTRY.run(connection, [row.columns() for row in batch.rows])
         commit = batch.commit
@@ -200,7 +200,7 @@ def _write(connection: Connection, batch: Batch) -> None:
             {"number": commit.number, "epoch": commit.epoch, "hash": commit.hash, "key_id": commit.key_id, "signature": commit.signature},
         )
     if batch.requests:
-        _INSERT_REQUEST.run(connection, [row._asdict() for row in batch.requests])
+        _INSERT_REQUEST.run(connection, [row._asdict() for row in batch.requests.values()])
     if batch.snapshots:
         _INSERT_SNAPSHOT.run(connection, [row._asdict() for row in batch.snapshots])
     if batch.forget_before:
@@ -218,7 +218,7 @@ def move_projection(connection: Connection, old: Head, new: Head) -> None:
     Raises:
         ForeignJournal: It did not stand at *old*.
     """
-    if _MOVE_PROJECTION.run(connection, _move(old, new)).rowcount != 1:
+    if _MOVE_PROJECTION.run(connection, _move(old, new)) != 1:
         raise ForeignJournal(f"the projection does not stand at entry {old.number}")
 
 
