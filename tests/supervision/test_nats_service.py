@@ -199,8 +199,9 @@ async def test_revocations_outlive_the_server(service: NatsService, home: Path, 
         assert not await let_in(domain.login(home))
 
 
-def server_of(process: subprocess.Popen[bytes]) -> int:
-    """Return the pid of the nats-server below *process*."""
+def server_of(process: subprocess.Popen[bytes], home: Path) -> int:
+    """Return the pid of the nats-server below *process*, once it serves: before, it may be the one that was asked for its version."""
+    wait_for(lambda: (home / "bus/bus.sock").exists(), 10, "the socket")
     return wait_for(
         lambda: next((one.pid for one in process_table().values() if one.parent == process.pid and "nats-server" in one.line), 0), 10, "it"
     )
@@ -209,18 +210,17 @@ def server_of(process: subprocess.Popen[bytes]) -> int:
 def test_told_to_end_both_end(service: NatsService, home: Path) -> None:
     """SIGTERM ends the server too, takes the socket away, and is no failure."""
     with running(service) as process:
-        server = server_of(process)
-        wait_for(lambda: (home / "bus/bus.sock").exists(), 10, "the socket")
+        server = server_of(process, home)
         process.terminate()
         assert process.wait(10) == 0
         assert server not in process_table()
         assert not (home / "bus/bus.sock").exists()
 
 
-def test_a_server_that_ends_ends_the_service(service: NatsService) -> None:
+def test_a_server_that_ends_ends_the_service(service: NatsService, home: Path) -> None:
     """kill -9 of nats-server ends the process that init watches, so that init starts both again."""
     with running(service) as process:
-        os.kill(server_of(process), signal.SIGKILL)
+        os.kill(server_of(process, home), signal.SIGKILL)
         assert process.wait(10) == 1
 
 
