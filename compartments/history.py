@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from bus.journal import Journal, Stretch, verify
+from bus.journal.snapshot_parts import SnapshotPart
 from bus.messages import Asker, Observation, Query, Question, Role
 from compartments.difference import RowChange, difference
 from compartments.moments import parse_moment
@@ -28,6 +29,14 @@ class FetchEntries(Query, kind="journal.fetch"):
     """The entries that follow one that a follower has, with the commit that signs them."""
 
     after: int = 0
+
+
+class FetchSnapshot(Query, kind="journal.snapshot", kw_only=True):
+    """A part of a signed snapshot of the world: of entry *number*, or of the newest one above entry *after*, from byte *offset*."""
+
+    after: int = 0
+    number: int = 0
+    offset: int = 0
 
 
 class Witnessed(Observation, kind="journal.witnessed"):
@@ -113,6 +122,9 @@ def questions(
     def fetch(query: FetchEntries, _world: World, _asker: Asker) -> Stretch | None:
         return journal.stretch(query.after)
 
+    def snapshot(query: FetchSnapshot, _world: World, _asker: Asker) -> SnapshotPart | None:
+        return journal.snapshot_part(query.after, query.number, query.offset)
+
     def export(query: ExportEntries, _world: World, _asker: Asker) -> Stretch | None:
         return journal.stretch(query.after)
 
@@ -135,6 +147,7 @@ def questions(
         Question(GetCounters, count, Role.OPERATOR),
         Question(GetHead, head, Role.TENANT),
         Question(FetchEntries, fetch, Role.SUPERVISOR),
+        Question(FetchSnapshot, snapshot, Role.SUPERVISOR),
         Question(ExportEntries, export, Role.OPERATOR),
         Question(DiffWorlds, diff, Role.OPERATOR),
         Question(VerifyAudit, check, Role.OPERATOR),

@@ -16,13 +16,17 @@ from typing import Any, Final
 import msgspec
 
 from bus.caller import Caller
-from bus.journal import Follower, Stretch, cosign
+from bus.journal import Follower, cosign
+from bus.journal.snapshot import SNAPSHOT_EVERY
 from bus.messages import Command, Reply
 from bus.speaker import Speaker
 from bus.transport import Transport
-from compartments.history import FetchEntries, Witnessed
+from compartments.facts import FACTS
+from compartments.following import copy_entries, take_snapshot
+from compartments.history import Witnessed
+from compartments.world import World
 from enjin import log
-from enjin.canonical import canonical, parse
+from enjin.canonical import canonical
 from enjin.errors import EnjinError, from_reply
 from enjin.host import monotonic_s
 from keys.keyring import Keyring
@@ -37,7 +41,6 @@ AGAIN_S: Final = 0.05
 AGAIN_MAX_S: Final = 5.0
 HEALTHY_S: Final = 10.0
 FOLLOW_S: Final = 1.0
-FETCHES_MAX: Final = 10_000
 
 
 class Child:
@@ -81,6 +84,7 @@ class Child:
             domain=self.node,
             keys_for=lambda _domain: (keys.journal.public,),
         )
+        self._follower.project(World, FACTS)
 
     async def run(self) -> None:
         """Look after the node until cancelled."""
@@ -175,9 +179,12 @@ class Child:
         caller = await self.caller()
         await caller.follow("seen.journal.committed", lambda _opened: self._moved.set())
         await caller.follow("seen.beacon", self._beacon)
+        await take_snapshot(self._follower, caller.query)
         while True:
             self._moved.clear()
             await self._catch_up(caller)
+            if self._follower.head.number >= self._follower.snapshot + SNAPSHOT_EVERY:
+                await take_snapshot(self._follower, caller.query)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FOLLOW_S):
                     await self._moved.wait()
@@ -188,13 +195,7 @@ class Child:
             self._moved.set()
 
     async def _catch_up(self, caller: Caller) -> None:
-        for _ in range(FETCHES_MAX):
-            reply = await caller.query(FetchEntries(after=self._follower.head.number))
-            if not reply.ok:
-                raise from_reply(reply.code, reply.message, reply.hint)
-            if bytes(reply.result) == b"null":
-                break
-            self._follower.append(parse(reply.result, Stretch))
+        await copy_entries(self._follower, caller.query)
         head = self._follower.head
         if head.number > self.witnessed:
             signed = cosign(self._follower.checkpoint(), self._keyring.journal)

@@ -136,6 +136,20 @@ class UnsupportedDatabase(ConfigError):
     remedy = "use sqlite:////absolute/path"
 
 
+class BadSnapshot(Refused):
+    """A snapshot on offer is not one that the domain's decider signed, or not whole."""
+
+    code = "E-JNL-030"
+
+
+class Diverged(EnjinError):
+    """The same entries gave two daemons different worlds."""
+
+    code = "E-JNL-031"
+    http_status = 409
+    remedy = "run `enjin audit verify` on both; the one that is not rebuilt to the same digest runs another version or has bad memory"
+
+
 class DiskFull(EnjinError):
     """The disk is full: only revocations, stops and removals are decided until there is room again."""
 

@@ -14,22 +14,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from bus.journal.checkpoint import Checkpoint, Cosigned, cosign
-from bus.journal.entry import Commit, Entry, Head, StoredEntry, Stretch, authenticate, check_commit, entry_hash
-from bus.journal.errors import BadCheckpoint, BadStretch, Forked, JournalDamaged, JournalLost, RolledBack, StaleEpoch, UnknownFact
+from bus.journal.entry import Commit, Entry, Head, StoredEntry, Stretch, check_commit
+from bus.journal.errors import BadCheckpoint, BadSnapshot, BadStretch, Diverged, Forked, JournalDamaged, JournalLost, RolledBack, StaleEpoch
+from bus.journal.followed_world import FollowedWorld
 from bus.journal.listing import Filters, Line, listing
-from bus.journal.reader import STRETCH_ENTRIES_MAX, Reader
-from bus.journal.replay import Facts, fold, read_entry, replay
+from bus.journal.reader import STRETCH_ENTRIES_MAX, Reader, StoredSnapshot
+from bus.journal.replay import Facts, read_entry, vouched_entries
 from bus.journal.store import Batch, Row, Store
 from bus.messages import Fact
+from enjin.errors import EnjinError
 from enjin.log import get
 from keys.signing import BadSignature, Signer
 
 _log: Final = get("journal.follower")
 
 KeysFor = Callable[[str], Iterable[bytes]]
+AlarmT = TypeVar("AlarmT", bound="Forked | RolledBack | Diverged")
 
 
 class Fetch(NamedTuple):
@@ -44,11 +47,10 @@ class Follower:
 
     def __init__(self, store: Store, reader: Reader, *, cloud: str, domain: str, keys_for: KeysFor, head: Head) -> None:
         self.cloud, self.domain, self.head = cloud, domain, head
-        self.alarm: Forked | RolledBack | None = None
-        self.stopped: UnknownFact | None = None
-        self.world: Any = None
+        self.alarm: Forked | RolledBack | Diverged | None = None
+        self.snapshot = reader.newest_snapshot()
         self._store, self._reader, self._keys_for = store, reader, keys_for
-        self._facts: Facts | None = None
+        self._followed: FollowedWorld | None = None
         self._lost: JournalLost | None = None
         self._turn = threading.Lock()
         commit = reader.last_commit()
@@ -85,15 +87,48 @@ class Follower:
             store.close()
             raise
 
+    @property
+    def world(self) -> Any:
+        """World as of ``projected``; None until ``project``."""
+        return None if self._followed is None else self._followed.world
+
+    @property
+    def projected(self) -> Head:
+        """The entry after which ``world`` is as it stands: the copy's head, or a snapshot's beyond it."""
+        return Head(0, "") if self._followed is None else self._followed.at
+
+    @property
+    def stopped(self) -> EnjinError | None:
+        """Why ``world`` does not move any more."""
+        return None if self._followed is None else self._followed.stopped
+
     def project(self, world_factory: Callable[[], Any], facts: Mapping[str, type[Fact]] | Iterable[type[Fact]]) -> None:
         """Keep ``world`` at the head from now on; an unknown fact leaves it where it stands and ``stopped`` says why."""
-        self._facts = Facts.of(facts)
-        try:
-            self.world = replay(self._reader, world_factory=world_factory, facts=self._facts, publics=self._publics()).world
-        except UnknownFact as error:
-            before = int(error.details["number"]) - 1
-            self.world = replay(self._reader, world_factory=world_factory, facts=self._facts, publics=self._publics(), number=before).world
-            self._stop(error)
+        followed = FollowedWorld(self._reader, world_factory, Facts.of(facts), self._publics, (self.cloud, self.domain))
+        followed.start(self.head)
+        self._followed = followed
+
+    def keep(self, snapshot: StoredSnapshot) -> None:
+        """Keep the decider's *snapshot*: World goes on from it when the copy is behind, and is compared with it otherwise.
+
+        Raises:
+            BadSnapshot: It is not a snapshot that the domain's decider signed, or ``project`` was not called.
+            Forked: It contradicts the copy.
+            Diverged: The same entries gave the decider another World.
+            JournalLost: It could not be written.
+        """
+        with self._turn:
+            if self._lost is not None:
+                raise self._lost
+            if self._followed is None:
+                raise BadSnapshot(f"{self.domain} is copied here without a world")
+            try:
+                self._followed.take(snapshot, self.head)
+            except (Forked, Diverged) as error:
+                raise self._alarm(error) from None
+            if snapshot.number > self.snapshot:
+                self._write(Batch(self.head, snapshots=[snapshot]))
+                self.snapshot = snapshot.number
 
     def append(self, stretch: Stretch) -> Fetch | None:
         """Copy what is new in *stretch*.
@@ -210,16 +245,7 @@ class Follower:
         if not 0 < len(stretch.entries) <= STRETCH_ENTRIES_MAX:
             raise BadStretch(f"a stretch holds 1 to {STRETCH_ENTRIES_MAX} entries, not {len(stretch.entries)}")
         self._check_commit(stretch.commit)
-        first = stretch.commit.number - len(stretch.entries) + 1
-        entries = [StoredEntry(first + at, entry_hash(data), data) for at, data in enumerate(stretch.entries)]
-        try:
-            read = [read_entry(entry) for entry in entries]
-        except JournalDamaged as error:
-            raise BadStretch(error.message) from error
-        vouched = authenticate(entries, [entry.previous for entry in read], stretch.commit)
-        if first < 1 or vouched != len(entries) or any(entry.number != stored.number for entry, stored in zip(read, entries, strict=True)):
-            raise BadStretch(f"the entries up to {stretch.commit.number} are not the ones that their commit signs")
-        return entries
+        return vouched_entries(stretch)
 
     def _compare_known(self, entries: list[StoredEntry], epoch: int) -> None:
         for entry in entries:
@@ -236,15 +262,23 @@ class Follower:
                 Forked(f"{self.domain} signed an entry {entries[0].number} that does not follow ours", number=entries[0].number)
             )
         self._check_order(read, commit)
+        if self._followed is not None:
+            try:
+                self._followed.check(entries)
+            except Forked as error:
+                raise self._alarm(error) from None
         rows = [Row(stored, entry.time, entry.cause.asker, entry.cause.kind) for stored, entry in zip(entries, read, strict=True)]
+        self._write(Batch(self.head, rows, commit))
+        self.head, self.epoch, self._time = commit.head, commit.epoch, read[-1].time
+        if self._followed is not None:
+            self._followed.fold(entries)
+
+    def _write(self, batch: Batch) -> None:
         try:
-            self._store.call(lambda: self._store.write(Batch(self.head, rows, commit)))
+            self._store.call(lambda: self._store.write(batch))
         except Exception as error:
             self._lost = JournalLost(f"the copy of {self.domain} could not be written: {error}", number=self.head.number)
             raise self._lost from error
-        old, self.head, self.epoch, self._time = self.head, commit.head, commit.epoch, read[-1].time
-        if self._facts is not None and self.stopped is None:
-            self._fold(entries, old)
 
     def _check_order(self, read: list[Entry], commit: Commit) -> None:
         time, epoch = self._time, self.epoch
@@ -257,18 +291,7 @@ class Follower:
         if commit.epoch != epoch:
             raise BadStretch(f"commit {commit.number} of {self.domain} names epoch {commit.epoch}, its entry epoch {epoch}")
 
-    def _fold(self, entries: list[StoredEntry], head: Head) -> None:
-        try:
-            for entry in entries:
-                head = fold(self.world, [entry], self._facts, head)  # type: ignore[arg-type]
-        except UnknownFact as error:
-            self._stop(error)
-
-    def _stop(self, error: UnknownFact) -> None:
-        self.stopped = error
-        _log.error("projecting.stopped", domain=self.domain, error=error)
-
-    def _alarm(self, error: Forked | RolledBack) -> Forked | RolledBack:
+    def _alarm(self, error: AlarmT) -> AlarmT:
         self.alarm = error
         _log.critical("journal.contradicted", domain=self.domain, error=error)
         return error

@@ -22,6 +22,7 @@ from bus.journal.replay import Facts, Replayed, replay
 from bus.journal.reserve import Reserve
 from bus.journal.sequencer import QUEUE_MAX, Fatal, OnCommit, Sequencer
 from bus.journal.snapshot import SNAPSHOT_EVERY
+from bus.journal.snapshot_parts import SnapshotPart, part_of
 from bus.journal.store import Projection, Store
 from bus.messages import Command, Fact, Rule, canonical
 from enjin import host
@@ -151,6 +152,10 @@ class Journal:
     def stretch(self, after: int) -> Stretch | None:
         """Return what a follower that has entry *after* needs next, within 1,000 entries and 512 KiB; None: nothing."""
         return self._reader.stretch(after)
+
+    def snapshot_part(self, after: int, number: int = 0, offset: int = 0) -> SnapshotPart | None:
+        """Return a part of snapshot *number*, or of the newest one above entry *after*; see ``snapshot_parts``."""
+        return part_of(self._reader, after, number, offset)
 
     def listing(self, after: int = 0, limit: int = 100, filters: Filters | None = None, *, newest: bool = False) -> list[Line]:
         """Return who did what, when and why; see ``listing.listing``."""

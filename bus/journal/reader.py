@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple, Self
 
-from sqlalchemy import Select, bindparam, select
+from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.exc import DBAPIError
 
 from bus.journal.database import reader_engine, sqlite_path
@@ -232,6 +232,20 @@ class Reader:
                 return
             yield StoredSnapshot(*rows[0])
             below = rows[0][0] - 1
+
+    def newest_snapshot(self) -> int:
+        """Return the number of the newest snapshot; 0 when there is none."""
+        rows = self.rows(select(SNAPSHOTS.c.number).order_by(SNAPSHOTS.c.number.desc()).limit(1))
+        return int(rows[0][0]) if rows else 0
+
+    def snapshot_part(self, after: int, number: int, offset: int, length: int) -> tuple[StoredSnapshot, int] | None:
+        """Return snapshot *number* (0: the newest above *after*) with *length* bytes of its body from *offset*, and the body's size."""
+        wanted = SNAPSHOTS.c.number == number if number else SNAPSHOTS.c.number > after
+        body = func.substr(SNAPSHOTS.c.body, offset + 1, length)
+        columns = [body if name == "body" else SNAPSHOTS.c[name] for name in StoredSnapshot._fields]
+        query = select(*columns, func.length(SNAPSHOTS.c.body)).where(wanted).order_by(SNAPSHOTS.c.number.desc()).limit(1)
+        rows = self.rows(query)
+        return (StoredSnapshot(*rows[0][:-1]), int(rows[0][-1])) if rows else None
 
     def number_at(self, time: int) -> int:
         """Return the number of the last entry that was made at or before *time*; 0 when there is none."""

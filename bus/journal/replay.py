@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple, Protocol, Self
 
 import msgspec
 
-from bus.journal.entry import Entry, Head, StoredEntry, entry_hash, genesis
-from bus.journal.errors import JournalDamaged, NoSuchEntry, UnknownFact
+from bus.journal.entry import Entry, Head, StoredEntry, Stretch, authenticate, entry_hash, genesis
+from bus.journal.errors import BadStretch, JournalDamaged, NoSuchEntry, UnknownFact
 from bus.journal.reader import Reader
 from bus.journal.snapshot import open_snapshot
 from bus.messages import Fact, canonical, parse
@@ -89,6 +89,24 @@ def read_entry(stored: StoredEntry) -> Entry:
         return _ENTRY.decode(stored.data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise JournalDamaged(f"entry {stored.number} cannot be read: {error}", number=stored.number) from error
+
+
+def vouched_entries(stretch: Stretch) -> list[StoredEntry]:
+    """Return the entries of *stretch*, whose commit's signature holds.
+
+    Raises:
+        BadStretch: The commit does not vouch for all of them.
+    """
+    first = stretch.commit.number - len(stretch.entries) + 1
+    entries = [StoredEntry(first + at, entry_hash(data), data) for at, data in enumerate(stretch.entries)]
+    try:
+        read = [read_entry(entry) for entry in entries]
+    except JournalDamaged as error:
+        raise BadStretch(error.message) from error
+    vouched = authenticate(entries, [entry.previous for entry in read], stretch.commit)
+    if first < 1 or vouched != len(entries) or any(entry.number != stored.number for entry, stored in zip(read, entries, strict=True)):
+        raise BadStretch(f"the entries up to {stretch.commit.number} are not the ones that their commit signs")
+    return entries
 
 
 def follow(stored: StoredEntry, head: Head) -> Entry:

@@ -337,7 +337,7 @@ def test_the_description_lists_exactly_the_table(cloud: Raised) -> None:
     from ring0.services import SERVICES as RING0
     from ring1.services import SERVICES as RING1
 
-    both = {"journal.head", "journal.fetch", "audit.verify", "audit.log", "audit.head", "daemon.counters"}
+    both = {"journal.head", "journal.fetch", "journal.snapshot", "audit.verify", "audit.log", "audit.head", "daemon.counters"}
     both |= {"audit.export", "audit.diff", "daemon.ping", "daemon.facts"}  # what every domain adds
     beside = {0: both, 1: both | {"daemon.list", "node.list", "log.read"}}
     fixed = {"/healthz", "/openapi.json", "/v1/envelope", "/v1/follow", "/v1/blobs/{digest}"}

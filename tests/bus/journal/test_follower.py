@@ -387,7 +387,6 @@ def test_an_unknown_fact_stops_projecting_and_not_copying(desk: Desk, copy: Copy
     try:
         again.project(SmallWorld, [CounterSet])
         assert (again.stopped.details["number"], again.world.rows) == (4, before)  # type: ignore[union-attr]
-        again.stopped = None
         again.project(SmallWorld, [CounterSet, CounterDropped])
         assert (again.stopped, "c1" in again.world.rows, again.world.rows["c9"]) == (None, False, 1)
     finally:
