@@ -258,7 +258,7 @@ RULES: tuple[Callable[[str, str, ast.Module], Iterator[str]], ...] = (
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__.removeprefix("check_"))
-def test_product_modules_keep(rule: Callable[[str, str, ast.Module], Iterator[str]]) -> None:
+def test_n80_product_modules_keep(rule: Callable[[str, str, ast.Module], Iterator[str]]) -> None:
     """Every product module keeps the rule."""
     broken = [line for name, text, tree in modules() for line in rule(name, text, tree)]
     assert not broken, "\n" + "\n".join(broken)

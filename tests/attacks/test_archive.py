@@ -135,7 +135,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_hostile_archive_is_refused_and_writes_nothing(tmp_path: Path, case: str) -> None:
+def test_n63_hostile_archive_is_refused_and_writes_nothing(tmp_path: Path, case: str) -> None:
     """N63: each trick has its own code, in GNU and in pax clothing, and leaves no trace."""
     members, code = REFUSED[case]
     for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT) if case != "pax sparse" else (tarfile.PAX_FORMAT,):
@@ -213,7 +213,7 @@ def _sized(name: str, size: int) -> tarfile.TarInfo:
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
-def test_compressed_bomb_is_not_opened(tmp_path: Path, mode: str) -> None:
+def test_n63_compressed_bomb_is_not_opened(tmp_path: Path, mode: str) -> None:
     """A 1000:1 bomb is refused at its first bytes: only plain archives are read, so nothing ever expands."""
     target = io.BytesIO()
     with tarfile.open(fileobj=target, mode=mode) as tar:  # type: ignore[call-overload]
@@ -353,7 +353,7 @@ def test_changed_byte_never_crashes_the_reader(tmp_path: Path, place: int, chang
         "web: a\x1bb", "web: a\rb", "web: a\x00b", "web: ", ": x", "web", "web : x : y\x7f", "[Service]", "web\u2028: x",
     ],
 )  # fmt: skip
-def test_procfile_cannot_inject(line: str) -> None:
+def test_n60_procfile_cannot_inject(line: str) -> None:
     """N59, N60: a process name is a label and a line is one line, or the Procfile is refused with the line's number."""
     with pytest.raises(BadProcfile) as caught:
         parse_procfile(b"# first\n" + line.encode() + b"\n")

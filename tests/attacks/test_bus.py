@@ -81,7 +81,7 @@ async def echo(one: ZmqTransport, other: ZmqTransport, word: str = "seen.probe")
 @pytest.mark.parametrize("kind", [zmq.PUSH, zmq.SUB, zmq.DEALER], ids=["PUSH", "SUB", "DEALER"])
 @pytest.mark.parametrize("who", ["null", "plain", "unknown", "wrong server"])
 @asynchronous
-async def test_strangers_do_not_get_in(hub: RunningHub, who: str, kind: int) -> None:
+async def test_n76_strangers_do_not_get_in(hub: RunningHub, who: str, kind: int) -> None:
     """NULL, PLAIN, an unknown key, a wrong server key: no handshake succeeds, nothing is heard, nothing is passed on."""
     hub.allow("one", "other")
     one, other = hub.connect("one"), hub.connect("other")
@@ -115,7 +115,7 @@ async def test_strangers_do_not_get_in(hub: RunningHub, who: str, kind: int) -> 
 
 
 @asynchronous
-async def test_a_revoked_peer_is_cut_in_both_directions(hub: RunningHub) -> None:
+async def test_n31_a_revoked_peer_is_cut_in_both_directions(hub: RunningHub) -> None:
     """Its live session hears nothing more and what it publishes goes nowhere; the others go on; given back, so does it."""
     hub.allow("one", "other", "evil")
     one, other, evil = hub.connect("one"), hub.connect("other"), hub.connect("evil")
@@ -160,7 +160,7 @@ async def test_a_revoked_peer_is_cut_in_both_directions(hub: RunningHub) -> None
     "content", [None, b"", b'{"keys": 1}', b'{"keys": ["short"]}', b"[" * 100_000], ids=["missing", "empty", "number", "short", "deep"]
 )
 @asynchronous
-async def test_a_bad_key_file_allows_nobody(hub: RunningHub, content: bytes | None) -> None:
+async def test_n17_a_bad_key_file_allows_nobody(hub: RunningHub, content: bytes | None) -> None:
     """Missing or damaged: everybody is cut, nobody new gets in, the hub lives; mended, everybody is back."""
     hub.allow("one", "other")
     one, other = hub.connect("one"), hub.connect("other")
@@ -241,7 +241,7 @@ async def test_garbage_does_not_end_the_hub(hub: RunningHub) -> None:
 
 
 @asynchronous
-async def test_a_storm_of_strangers_does_not_starve_the_enrolled(hub: RunningHub) -> None:
+async def test_n77_a_storm_of_strangers_does_not_starve_the_enrolled(hub: RunningHub) -> None:
     """Two hundred unknown keys knock and knock again; a message of the enrolled still arrives at once."""
     hub.allow("one", "other")
     one, other = hub.connect("one"), hub.connect("other")
@@ -320,7 +320,7 @@ async def test_an_outbox_is_bounded_while_there_is_no_hub(home: Path) -> None:
     await asyncio.wait_for(alone.close(), 10)
 
 
-def test_a_hub_below_the_floor_refuses_to_serve() -> None:
+def test_n79_a_hub_below_the_floor_refuses_to_serve() -> None:
     """libzmq older than 4.3.4, or without CURVE."""
     for version in ((4, 3, 3), (4, 2, 5), (3, 9, 9)):
         with pytest.raises(HubRefused):
@@ -330,7 +330,7 @@ def test_a_hub_below_the_floor_refuses_to_serve() -> None:
     check_libzmq((4, 3, 4), curve=True)
 
 
-def test_a_hub_without_its_check_refuses_to_serve(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_n77_a_hub_without_its_check_refuses_to_serve(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trial sees a hub that lets anybody in, and one that lets nobody in; a good one passes."""
     config = read_config(str(configure(home)))
 

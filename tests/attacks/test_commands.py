@@ -189,7 +189,7 @@ def test_the_valid_twin_passes(voices: Voices, door: str, ring: int) -> None:
 
 
 @pytest.mark.parametrize("ring", [0, 1])
-def test_another_subject_than_signed(voices: Voices, ring: int) -> None:
+def test_n02_another_subject_than_signed(voices: Voices, ring: int) -> None:
     """N2: a command published under another command's subject is refused at the receiver."""
     frame = voices.frame(ring, harmless(voices, ring))
     check_refused(voices, ring, WrongSubject, lambda: voices.publish(ring, "command.node.stop", frame))
@@ -256,7 +256,7 @@ def test_n14_an_agent_cannot_command_ring1(voices: Voices) -> None:
     check_refused(voices, 0, StrangeKey, lambda: voices.post(0, frame))
 
 
-def test_a_revoked_key_bites_at_once_in_both_rings(voices: Voices) -> None:
+def test_n23_a_revoked_key_bites_at_once_in_both_rings(voices: Voices) -> None:
     """N22 N23: an operator's second key works; revoked, its very next message is refused in ring 0, and in ring 1 once that heard."""
     second = voices.second_operator()
     assert reply_of(voices.post(0, voices.frame(0, harmless(voices, 0), second))).ok
@@ -273,7 +273,7 @@ def test_a_revoked_key_bites_at_once_in_both_rings(voices: Voices) -> None:
     assert reply_of(voices.post(0, voices.frame(0, harmless(voices, 0)))).ok  # the first key goes on
 
 
-def test_a_tenants_token_cannot_ask_for_more(voices: Voices, tenants: None) -> None:
+def test_n66_a_tenants_token_cannot_ask_for_more(voices: Voices, tenants: None) -> None:
     """N66: a tenant's token is refused operator's commands and questions, and everything about another tenant's app."""
     red = voices.token("red")
     bearer = {"Authorization": f"Bearer {red}", "Content-Type": "application/json"}

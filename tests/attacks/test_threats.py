@@ -48,6 +48,12 @@ def test_a_threats_tests_are_there(number: int) -> None:
     assert [place for place in TESTS[number] if place not in functions()] == []
 
 
+@pytest.mark.parametrize("number", sorted(number for number in TESTS if number < 45 or number > 74))
+def test_what_trust_rests_on_carries_its_number(number: int) -> None:
+    """A threat to keys, grants, bus or journal has a test of that name, or one whose docstring names it."""
+    assert played().get(number), f"no test says that it plays N{number}"
+
+
 def test_a_tested_threat_is_not_called_missing() -> None:
     """Whoever writes the first test of a threat also moves it to the other table."""
     assert sorted(set(played()) & set(NOT_BUILT)) == []

@@ -140,7 +140,7 @@ LIES = {
 
 @pytest.mark.parametrize("name", LIES)
 @asynchronous
-async def test_a_false_answer_is_not_believed(name: str) -> None:
+async def test_n12_a_false_answer_is_not_believed(name: str) -> None:
     """From somebody else, for another request, for another receiver, unsigned: refused, counted; the true one is waited for."""
     cloud = Cloud()
     async with served(cloud) as (network, caller):

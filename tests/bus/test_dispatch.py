@@ -194,7 +194,7 @@ ENDS_TRUST = {"expired grant", "revoked key", "revoked ancestor"}
 BEFORE_BODY = {name for name, (stage, _) in BAD.items() if stage == "canonical" and not name.startswith("a body")}
 
 
-def test_every_bit_counts(cloud: Cloud) -> None:
+def test_n01_every_bit_counts(cloud: Cloud) -> None:
     """One bit flipped at any byte of the frame: never accepted, never an answer."""
     frame = sealed(cloud)
     for at in range(len(frame)):
@@ -271,7 +271,7 @@ def test_the_same_request_again_gives_the_stored_answer(cloud: Cloud) -> None:
     assert cloud.journal.head == 1
 
 
-def test_a_daemons_exact_replay_is_refused_in_silence(cloud: Cloud) -> None:
+def test_n07_a_daemons_exact_replay_is_refused_in_silence(cloud: Cloud) -> None:
     """A repeated sequence number is refused, and gets no second answer that would race with the first one's."""
     frame = daemon_sealed(cloud)
     assert handle(cloud, frame) is not None
@@ -282,7 +282,7 @@ def test_a_daemons_exact_replay_is_refused_in_silence(cloud: Cloud) -> None:
     assert handle(cloud, daemon_sealed(cloud, seq=8)) is not None
 
 
-def test_an_old_boot_after_a_new_one_is_refused(cloud: Cloud) -> None:
+def test_n08_an_old_boot_after_a_new_one_is_refused(cloud: Cloud) -> None:
     """A daemon's earlier start is fenced as soon as a later one has spoken."""
     assert handle(cloud, daemon_sealed(cloud, boot="a" * 32)) is not None
     late = daemon_sealed(cloud, boot="c" * 32)
@@ -295,7 +295,7 @@ def test_an_old_boot_after_a_new_one_is_refused(cloud: Cloud) -> None:
     assert handle(cloud, daemon_sealed(cloud, boot="b" * 32, seq=8)) is not None
 
 
-def test_after_a_restart_nothing_old_is_taken(cloud: Cloud) -> None:
+def test_n07_after_a_restart_nothing_old_is_taken(cloud: Cloud) -> None:
     """A receiver that starts anew refuses what was signed before its start, however fresh it still is."""
     frame = daemon_sealed(cloud)
     cloud.dispatcher = cloud.make_dispatcher()
@@ -319,7 +319,7 @@ def test_a_persons_query_is_taken_once(cloud: Cloud) -> None:
 
 
 @pytest.mark.parametrize("skew_s", [-3600, 3600])
-def test_a_wall_clock_an_hour_off_changes_nothing(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, skew_s: int) -> None:
+def test_n10_a_wall_clock_an_hour_off_changes_nothing(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, skew_s: int) -> None:
     """Freshness and expiry follow cloud time alone."""
     real = host.clock
     monkeypatch.setattr(host, "clock", lambda: real()._replace(wall_us=real().wall_us + skew_s * 1_000_000))

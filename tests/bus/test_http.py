@@ -123,7 +123,7 @@ async def test_a_revoked_token_is_refused_by_the_next_request(home: Path) -> Non
 
 
 @asynchronous
-async def test_other_hosts_are_not_served(home: Path) -> None:
+async def test_n72_other_hosts_are_not_served(home: Path) -> None:
     """A page whose name was bent to this address gets nothing; loopback names and the configured one are served."""
     async with served(home) as at:
         for host in ("localhost", "LOCALHOST:1", "127.0.0.1", "127.0.0.1:80", "[::1]", "[::1]:7081", "cloud.example", "cloud.example:1"):
@@ -319,7 +319,7 @@ async def test_followers_get_what_lies_within_their_compartment(home: Path) -> N
 
 
 @asynchronous
-async def test_a_revoked_token_ends_its_stream(home: Path) -> None:
+async def test_n23_a_revoked_token_ends_its_stream(home: Path) -> None:
     """A live session is cut, not only the next one."""
     async with served(home) as at:
         writer, found = await follow(at)

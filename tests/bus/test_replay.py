@@ -64,7 +64,7 @@ def test_issuers_and_channels_do_not_share_a_window() -> None:
     assert not taken(guard, BOOTS[0], 1)
 
 
-def test_two_live_boots_of_one_identity_fence_the_first() -> None:
+def test_n39_two_live_boots_of_one_identity_fence_the_first() -> None:
     """A clone that speaks later takes over once; the first never comes back, however late it speaks."""
     guard = ReplayGuard(0)
     guard.reserve("n", "x", BOOTS[0], 1, NOW, NOW)
@@ -85,7 +85,7 @@ def test_what_was_signed_before_the_start_is_refused() -> None:
 
 
 @pytest.mark.parametrize("seq", [0, -1, 1 << 53, (1 << 63) - 1, 1 << 200])
-def test_numbers_out_of_range_are_refused(seq: int) -> None:
+def test_n08_numbers_out_of_range_are_refused(seq: int) -> None:
     """A jump to 2^63 would end the window for good."""
     with pytest.raises(Replayed):
         ReplayGuard(0).reserve("n", "x", BOOTS[0], seq, NOW, NOW)
@@ -110,7 +110,7 @@ def test_memory_is_bounded_and_nothing_fresh_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize("word", [*TTL_CAPS_MS, "revocation"])
-def test_each_class_has_its_cap(word: str) -> None:
+def test_n09_each_class_has_its_cap(word: str) -> None:
     """One millisecond over the cap is refused; so are no life and a negative one."""
     cap = TTL_CAPS_MS.get(word, TTL_MAX_MS)
     check_fresh(f"{word}.x", NOW, cap, NOW)
@@ -120,7 +120,7 @@ def test_each_class_has_its_cap(word: str) -> None:
 
 
 @given(st.integers(-(10**9), 10**9), st.integers(1, 60_000))
-def test_the_window_of_time_is_exact(age: int, ttl: int) -> None:
+def test_n09_the_window_of_time_is_exact(age: int, ttl: int) -> None:
     """now - ttl - 2 s <= time <= now + 2 s, and nothing else."""
     fresh = -SLACK_US <= age <= ttl * 1000 + SLACK_US
     try:

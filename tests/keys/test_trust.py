@@ -132,6 +132,26 @@ def test_n14_ring_1_cannot_make_a_peer(chain: Chain) -> None:
         chain.trust.add(sign_grant(msgspec.structs.replace(grant, parent=chain.grants["ring0"]), chain.ring1.issuer))
 
 
+def test_n21_only_the_parent_introduces(chain: Chain) -> None:
+    """N21: a sibling cannot announce my child, nor a child a parent; the parent's own announcement is the valid twin."""
+    assert chain.ring0.issuer is not None
+    assert chain.ring1.issuer is not None
+    sibling, agent = Keyring(chain.trust.cloud, seed("sibling"), seed("sibling issuer")), Keyring(chain.trust.cloud, seed("agent"))
+    assert sibling.issuer is not None
+    beside = msgspec.structs.replace(ring1_grant(chain.trust, sibling, chain.grants["ring0"]), subject="n-3")
+    chain.trust.add(sign_grant(beside, chain.ring0.issuer))
+    child = msgspec.structs.replace(
+        ring1_grant(chain.trust, agent, chain.grants["ring1"]), subject="n-4", ring=2, depth=1, quotas={}, prefixes=()
+    )
+    above = msgspec.structs.replace(ring0_grant(chain.trust, agent), subject="n-5", parent=chain.grants["ring1"])
+    before = chain.trust.frames()
+    for introduced, signer in ((child, sibling.issuer), (above, chain.ring1.issuer), (above, sibling.issuer), (child, agent.message)):
+        with pytest.raises((GrantRefused, BadSignature)):
+            chain.trust.add(sign_grant(introduced, signer))
+    assert before == chain.trust.frames()
+    chain.trust.add(sign_grant(child, chain.ring1.issuer))
+
+
 def test_n16_segments_are_compared_whole() -> None:
     """N16: no verb, compartment or prefix is a string prefix of another."""
     assert within_verb("job.run", "job.run")
@@ -194,7 +214,7 @@ def test_n22_revoking_an_ancestor_takes_the_leaf(chain: Chain) -> None:
             chain.trust.authority(one, NOW)
 
 
-def test_grants_are_in_force_only_in_their_time(chain: Chain) -> None:
+def test_n10_grants_are_in_force_only_in_their_time(chain: Chain) -> None:
     """Before and after its time a grant gives nothing; an unknown one never does."""
     with pytest.raises(GrantExpired):
         chain.trust.authority(chain.grants["ring1"], NOW - 1)

@@ -96,7 +96,7 @@ async def test_question_and_answers_pass_unchanged() -> None:
 
 @pytest.mark.parametrize("what", ["a second answer", "an answer to nothing", "an answer in another's name", "garbage", "too large"])
 @asynchronous
-async def test_nothing_else_comes_up(what: str) -> None:
+async def test_n12_nothing_else_comes_up(what: str) -> None:
     """An agent is a tenant's neighbour: its pipe is no way to say what it likes on the bus."""
     async with line() as made:
         _, rid = await made.ask()

@@ -178,7 +178,7 @@ def retries(running: Running) -> int:
 
 
 @pytest.mark.parametrize("host", ["one.localhost", "one.localhost:8080", "ONE.LocalHost", "one.localhost.", "One.localhost.:80"])
-def test_host_is_matched_without_port_case_and_dot(running: Running, host: str) -> None:
+def test_n72_host_is_matched_without_port_case_and_dot(running: Running, host: str) -> None:
     """NAME.localhost is the same name with a port, in capitals and with a trailing dot."""
     running.apply(route("one", running.backend("i-one")))
     assert running.get(host)[::2] == (200, "i-one")
@@ -345,7 +345,7 @@ def test_router_killed_requests_wait_in_the_listener(running: Running) -> None:
     assert answers[0][::2] == (200, "i-one")
 
 
-def test_forwarding_headers_are_ours(running: Running) -> None:
+def test_n68_forwarding_headers_are_ours(running: Running) -> None:
     """What a client says about itself is replaced: X-Forwarded-*, Forwarded, aliases with underscores, Connection tricks."""
     one = running.backend("i-one")
     running.apply(route("one", one))
@@ -383,7 +383,7 @@ def test_forwarding_headers_are_ours(running: Running) -> None:
         b"GET / HTTP/3.7\r\nHost: one.localhost\r\n\r\n",
     ],
 )
-def test_ambiguous_request_does_not_reach_an_app(running: Running, request_bytes: bytes) -> None:
+def test_n67_ambiguous_request_does_not_reach_an_app(running: Running, request_bytes: bytes) -> None:
     """A request that two readers could understand in two ways is refused, and its valid twin passes."""
     one = running.backend("i-one")
     running.apply(route("one", one), route("two", running.backend("i-two")))
@@ -392,7 +392,7 @@ def test_ambiguous_request_does_not_reach_an_app(running: Running, request_bytes
     assert running.get()[0] == 200
 
 
-def test_both_lengths_are_one_request(running: Running) -> None:
+def test_n67_both_lengths_are_one_request(running: Running) -> None:
     """Content-Length beside chunked: refused, or cleaned so that the app sees one body and no second request."""
     one = running.backend("i-one")
     running.apply(route("one", one))
@@ -418,7 +418,7 @@ INJECTIONS = ["a;b", "a b", "a\nb", "a$(x)", "a`x`", "../a", "-a", "a\\b", "ä",
 
 
 @pytest.mark.parametrize("text", INJECTIONS)
-def test_host_and_server_names_cannot_inject(text: str) -> None:
+def test_n60_host_and_server_names_cannot_inject(text: str) -> None:
     """No word that HAProxy could read as more than one word reaches its configuration, map or socket."""
     with pytest.raises(BadRoute):
         render(SETTINGS, [Slot(1, (text,))])

@@ -188,7 +188,7 @@ def test_a_repeated_request_gets_the_stored_reply(desk: Desk) -> None:
     assert desk.look("select count(*) from journal_entries") == [(2,)]
 
 
-def test_concurrent_repeats_have_one_effect(desk: Desk) -> None:
+def test_n13_concurrent_repeats_have_one_effect(desk: Desk) -> None:
     """Thirty copies of one request at once: one effect, thirty equal replies."""
 
     async def work(journal: Journal) -> None:
@@ -225,7 +225,7 @@ def test_repeats_are_found_beyond_what_memory_holds(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("at_once", [False, True])
-def test_a_request_id_cannot_be_used_for_another_wish(desk: Desk, at_once: bool) -> None:
+def test_n13_a_request_id_cannot_be_used_for_another_wish(desk: Desk, at_once: bool) -> None:
     """Same id with another body, kind or asker is a conflict with its own code, in the same batch and later."""
 
     async def work(journal: Journal) -> None:

@@ -255,7 +255,7 @@ def resigned(stretch: Stretch, change: Any, **changed: Any) -> Stretch:
     return Stretch(entries=entries, commit=commit)
 
 
-def test_two_signed_histories_are_a_fork(desk: Desk, follower: Follower) -> None:
+def test_n34_two_signed_histories_are_a_fork(desk: Desk, follower: Follower) -> None:
     """The owner of the key signs something else at a number that was copied: an alarm, and the copy stays."""
     desk.fill(6)
     catch_up(desk, follower)
@@ -307,7 +307,7 @@ def test_signed_entries_that_break_the_rules_are_refused(desk: Desk, follower: F
     assert refusal(follower, bad) == "E-JNL-015"
 
 
-def test_rollback_is_seen(desk: Desk, follower: Follower) -> None:
+def test_n35_rollback_is_seen(desk: Desk, follower: Follower) -> None:
     """An old copy put back under the writer: a fresh beacon shows less than was copied."""
     desk.fill(4)
     old = desk.path.with_name("old.db")

@@ -104,7 +104,7 @@ def test_dropped_tables_come_back_the_same(desk: Desk) -> None:
         "update counters set value = 'rubbish' where name = 'c3'",
     ],
 )
-def test_a_projection_row_edited_by_hand_decides_nothing(desk: Desk, statement: str) -> None:
+def test_n37_a_projection_row_edited_by_hand_decides_nothing(desk: Desk, statement: str) -> None:
     """World comes from the entries; an edited row is noticed at the next start and made right."""
     desk.fill(10)
     rows = table(desk)
@@ -124,7 +124,7 @@ def test_a_projection_that_is_behind_is_brought_up(desk: Desk) -> None:
     assert (repaired, dict(table(desk)), head.number) == ("behind", world.rows, 10)
 
 
-def test_a_projection_ahead_of_the_journal_is_refused(desk: Desk, tmp_path: Path) -> None:
+def test_n38_a_projection_ahead_of_the_journal_is_refused(desk: Desk, tmp_path: Path) -> None:
     """An old journal put back under a newer projection is not built over."""
     desk.fill(6)
     old = tmp_path / "old.db"
@@ -139,7 +139,7 @@ def test_a_projection_ahead_of_the_journal_is_refused(desk: Desk, tmp_path: Path
 @pytest.mark.parametrize(
     ("column", "value"), [("cloud", OTHER_CLOUD), ("domain", "ring1.other"), ("hash", "0" * 64)]
 )
-def test_a_projection_of_another_journal_is_refused(desk: Desk, column: str, value: str) -> None:
+def test_n38_a_projection_of_another_journal_is_refused(desk: Desk, column: str, value: str) -> None:
     """Tables of another cloud, domain or history are not built over; their twin is taken."""
     desk.fill(3)
     old = desk.look(f"select {column} from journal_projection")[0][0]
@@ -171,7 +171,7 @@ def test_an_older_epoch_does_not_write_after_a_newer_one(desk: Desk) -> None:
     assert desk.verify().ok
 
 
-def test_less_than_a_witness_has_seen_is_refused(desk: Desk, tmp_path: Path) -> None:
+def test_n35_less_than_a_witness_has_seen_is_refused(desk: Desk, tmp_path: Path) -> None:
     """A backup put back over a journal that a witness saw further, or otherwise, is not written to."""
     desk.fill(5)
     old = tmp_path / "backup.db"

@@ -52,7 +52,7 @@ def case(tmp_path: Path) -> Case:
         ("update journal_head set number = 3", (), ()),
     ],
 )
-def test_damage_is_put_back(case: Case, damage: str, replaced: tuple[int, ...], restored: tuple[int, ...]) -> None:
+def test_n33_damage_is_put_back(case: Case, damage: str, replaced: tuple[int, ...], restored: tuple[int, ...]) -> None:
     """Whatever was changed or cut is as it was, the journal verifies, and the decider goes on."""
     case.desk.edit(damage)
     assert not case.desk.verify().ok

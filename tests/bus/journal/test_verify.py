@@ -59,7 +59,7 @@ def test_an_intact_journal_holds(original: Desk) -> None:
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_changed_byte_of_an_entry_is_found_and_named(desk: Desk, data: st.DataObject) -> None:
+def test_n33_any_changed_byte_of_an_entry_is_found_and_named(desk: Desk, data: st.DataObject) -> None:
     """One bit, in the bytes, the hash or a column of any entry: that entry is the first bad one."""
     number = data.draw(st.integers(1, COUNT))
     column = data.draw(st.sampled_from(["data", "data", "data", "hash", "time", "asker", "kind"]))
@@ -100,14 +100,14 @@ def test_any_changed_byte_of_a_commit_is_found_and_named(desk: Desk, data: st.Da
 
 
 @pytest.mark.parametrize("number", [1, 7, COUNT - 1, COUNT])
-def test_a_dropped_entry_is_named(desk: Desk, number: int) -> None:
+def test_n33_a_dropped_entry_is_named(desk: Desk, number: int) -> None:
     """A row that was deleted is missing by its number."""
     desk.edit("delete from journal_entries where number = ?", number)
     assert (desk.verify().ok, desk.verify().first_bad) == (False, number)
 
 
 @pytest.mark.parametrize(("low", "high"), [(1, 2), (4, 15), (18, 20)])
-def test_swapped_entries_are_named(desk: Desk, low: int, high: int) -> None:
+def test_n33_swapped_entries_are_named(desk: Desk, low: int, high: int) -> None:
     """Two rows that changed places, columns and all: the lower one is named."""
     desk.edit("update journal_entries set number = -1 where number = ?", low)
     desk.edit("update journal_entries set number = ? where number = ?", low, high)
@@ -132,7 +132,7 @@ def test_an_entry_repeated_after_the_end_is_named(desk: Desk) -> None:
     assert refuses_to_open(desk)
 
 
-def test_a_torn_tail_is_named(desk: Desk) -> None:
+def test_n33_a_torn_tail_is_named(desk: Desk) -> None:
     """Entries without their commit, a commit without its entries, and a head that names neither."""
     before = desk.look("select number from journal_commits order by number desc limit 2")[1][0]
     desk.edit("delete from journal_commits where number = ?", COUNT)
@@ -189,7 +189,7 @@ def resign(desk: Desk, change: Any) -> None:
     desk.edit("update journal_head set hash = ?", commit.hash)
 
 
-def test_a_history_rewritten_by_its_owner_shows_to_a_witness(desk: Desk) -> None:
+def test_n34_a_history_rewritten_by_its_owner_shows_to_a_witness(desk: Desk) -> None:
     """Signed again with the real key it holds by itself; what a witness saw does not."""
     (seen_hash,) = desk.look("select hash from journal_entries where number = 12")[0]
     seen = Checkpoint(cloud=CLOUD, domain=DOMAIN, epoch=1, number=12, hash=seen_hash)
