@@ -25,6 +25,7 @@ PACKAGES: Final = ("enjin", "keys", "bus", "compartments", "supervision", "ring0
 
 SECTIONS: Final = (
     ("Cloud", {
+        "genesis": "make the three shares of a new cloud's root",
         "up": "raise the cloud on this machine, or mend it",
         "down": "stop it; --destroy removes it",
         "status": "what runs, where, since when",

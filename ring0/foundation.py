@@ -1,7 +1,8 @@
-"""Genesis on disk: root shares, ring 0's seeds and grant, the operator's key; made once, under the state directory.
+"""Genesis on disk: ring 0's seeds and grant, the operator's key; made once, under the state directory, signed with the root's shares.
 
-Owns HOME/foundation.json and the files beside it. What becomes true in the world at genesis is ``ring0.genesis``'s.
-``foundation.json`` is written last: without it, what lies there was never acknowledged and is made anew.
+Owns HOME/foundation.json and the files beside it. The shares are ``keys.shares``'s; where no ceremony was held before, genesis
+holds it. What becomes true in the world at genesis is ``ring0.genesis``'s. ``foundation.json`` is written last: without it, what
+lies there was never acknowledged and is made anew, but for the shares, which serve again.
 
 Layout of HOME: foundation.json, root/share-{1,2,3}.key (until the operator moves them), ring0/{trust.json, keys/, journal.db},
 init/ (what root reads and its sockets: nobody else may write there), hands/ (hands' own), run/ (the public directory), bus/,
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,9 +27,10 @@ from enjin.errors import ConfigError
 from enjin.host import clock, random_bytes, read_bounded, write_atomic
 from keys.frame import CHARTER, open_frame, seal
 from keys.grants import VERBS, Capability, Grant, PublicKeys, sign_grant
-from keys.keyring import SEED_BYTES, Keyring, create_seed
+from keys.keyring import SEED_BYTES, Keyring
 from keys.operator import OperatorKey, save_operator_key
-from keys.root import SHARES, check_threshold, cloud_id, make_root
+from keys.root import check_threshold, cloud_id
+from keys.shares import Ask, OpenedRoot, Share, WrongPassphrase, hold_ceremony, open_root, read_share, shares_in, write_together
 from keys.signing import Signer
 from keys.trust import TrustSet
 
@@ -108,17 +111,41 @@ def subject_id(cloud: str, word: str, prefix: str) -> str:
     return f"{prefix}-{hashlib.blake2b(f'{cloud}/{word}'.encode(), digest_size=8).hexdigest()}"
 
 
-def found(config: Config, *, privileged: bool, ring1: str, first_uid: int, checkout: str) -> Foundation:
-    """Make the keys, grants and directories of a new cloud, and return its foundation.
+def new_shares(passphrases: Sequence[bytes] = ()) -> list[Share]:
+    """Hold the ceremony now and return its shares, closed with *passphrases* where they are given. Raises: WrongPassphrase."""
+    now = clock().wall_us
+    return hold_ceremony(now - SKEW_US, now + ROOT_DAYS * DAY_US, passphrases)
+
+
+def no_passphrase(share: Share) -> bytes:
+    """Refuse to open a closed share, where nobody can be asked."""
+    raise WrongPassphrase(f"root share {share.number} is closed with a passphrase", hint="give it with --passphrase-file")
+
+
+def root_in_hand(home: Path, shares: Sequence[Path] = (), ask: Ask = no_passphrase) -> OpenedRoot:
+    """Return the root that *shares* open; else that of the shares in HOME/root, which are made when there are none.
+
+    Raises:
+        BadShare, TooFewShares, WrongPassphrase, RootOver, RootRefused: They open none.
+        FileFailed: New ones could not be written.
+    """
+    paths = list(shares) or shares_in(home / "root") or write_together(home / "root", new_shares())
+    return open_root([read_share(path) for path in paths], ask, clock().wall_us)
+
+
+def found(
+    config: Config, *, privileged: bool, ring1: str, first_uid: int, checkout: str, shares: Sequence[Path] = (), ask: Ask = no_passphrase
+) -> Foundation:
+    """Make the keys, grants and directories of a new cloud, signed with the root's *shares*, and return its foundation.
 
     Raises:
         FileFailed: A file could not be written.
+        BadShare, TooFewShares, WrongPassphrase, RootOver, RootRefused: The shares make no threshold of a root.
     """
     home = config.path
     _make_directories(home, first_uid if privileged else os.geteuid())
     now = clock().wall_us
-    shares = [Signer.from_seed(create_seed(home / "root" / f"share-{number}.key")) for number in range(1, SHARES + 1)]
-    root = make_root(shares, now - SKEW_US, now + ROOT_DAYS * DAY_US)
+    root, statement, signers = root_in_hand(home, shares, ask)
     cloud = cloud_id(open_frame(root))
     owner = first_uid if privileged else os.geteuid()
     keyring = Keyring.create(home / "ring0" / "keys", cloud, issuer=True, owner=owner)
@@ -135,14 +162,15 @@ def found(config: Config, *, privileged: bool, ring1: str, first_uid: int, check
         founded=now,
         bus=config.bus,
     )
-    grant = sign_grant(_ring0_grant(foundation, keyring, now), *shares[:2])
+    own = _ring0_grant(foundation, keyring, now, statement.expiry)
+    grant = sign_grant(own, *signers)
     seed = random_bytes(SEED_BYTES)
-    person = sign_grant(_operator_grant(foundation, Keyring(cloud, seed), open_frame(grant).digest, now), _issuer(keyring))
+    person = sign_grant(_operator_grant(foundation, Keyring(cloud, seed), open_frame(grant).digest, own), _issuer(keyring))
     trust = TrustSet(root)
     trust.add(grant)
     trust.add(person)
     texts = (to_text(grant), to_text(person))
-    appointed = seal(CHARTER, canonical(_ring0_charter(foundation, open_frame(grant).digest)), *shares[:2])
+    appointed = seal(CHARTER, canonical(_ring0_charter(foundation, open_frame(grant).digest)), *signers)
     told = Trust(root=to_text(root), grants=texts, charter=to_text(appointed))
     write_atomic(home / "ring0" / "trust.json", msgspec.json.encode(told), 0o644)
     save_operator_key(
@@ -174,7 +202,7 @@ def _make_directories(home: Path, owner: int) -> None:
         ("log", 0o700),
     ):
         path = home / name
-        if name in ("root", "ring0"):
+        if name == "ring0":
             shutil.rmtree(path, ignore_errors=True)
         path.mkdir(mode=mode, exist_ok=True)
         os.chmod(path, mode)
@@ -220,7 +248,7 @@ def read_own_charter(trust: TrustSet, text: str, node: str) -> Charter:
     return charter
 
 
-def _ring0_grant(foundation: Foundation, keyring: Keyring, now: int) -> Grant:
+def _ring0_grant(foundation: Foundation, keyring: Keyring, now: int, root_expiry: int) -> Grant:
     return Grant(
         v=1,
         cloud=foundation.cloud,
@@ -240,12 +268,12 @@ def _ring0_grant(foundation: Foundation, keyring: Keyring, now: int) -> Grant:
         channels=CHANNELS,
         prefixes=PREFIXES,
         not_before=now - SKEW_US,
-        expiry=now + ROOT_DAYS * DAY_US,
+        expiry=min(now + ROOT_DAYS * DAY_US, root_expiry),
         autonomy=DAY_US,
     )
 
 
-def _operator_grant(foundation: Foundation, keyring: Keyring, parent: str, now: int) -> Grant:
+def _operator_grant(foundation: Foundation, keyring: Keyring, parent: str, ring0: Grant) -> Grant:
     return Grant(
         v=1,
         cloud=foundation.cloud,
@@ -257,7 +285,7 @@ def _operator_grant(foundation: Foundation, keyring: Keyring, parent: str, now: 
         keys=PublicKeys(message=keyring.message.public.hex(), curve=keyring.curve.public.hex(), nats=keyring.nats.public.hex()),
         allowed=everything("cloud"),
         channels=CHANNELS,
-        not_before=now - SKEW_US,
-        expiry=now + OPERATOR_DAYS * DAY_US,
+        not_before=ring0.not_before,
+        expiry=min(ring0.not_before + OPERATOR_DAYS * DAY_US, ring0.expiry),
         parent=parent,
     )

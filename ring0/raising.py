@@ -10,7 +10,7 @@ import asyncio
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -23,8 +23,9 @@ from bus.session import Session
 from enjin.config import Config
 from enjin.errors import ConfigError, EnjinError, Forbidden, Unreachable
 from enjin.host import monotonic_s
+from keys.shares import Ask
 from ring0 import launch, uids
-from ring0.foundation import FILE, Foundation, OtherCheckout, found, read_foundation, write_foundation
+from ring0.foundation import FILE, Foundation, OtherCheckout, found, no_passphrase, read_foundation, write_foundation
 from ring0.nodes import ListNodes, StartNode
 from ring0.placing import PlaceNode
 from ring0.registry import read_registry
@@ -75,16 +76,21 @@ class Raised(NamedTuple):
 Tell = Callable[[str], None]
 
 
-def raise_cloud(config: Config, tell: Tell) -> Raised:
+def raise_cloud(config: Config, tell: Tell, shares: Sequence[Path] = (), ask: Ask = no_passphrase) -> Raised:
     """Raise or mend the cloud at the configured state directory, and return when ring 1's API answers.
 
+    A new cloud is founded with the root's *shares*, else with those in HOME/root, which are made when there are none.
+
     Raises:
+        ConfigError: Shares are given, and the cloud was founded before.
         NeedsRoot, MissingProgram, PortTaken, OtherCheckout, HalfRemoved, NotUp, and what genesis and the runtime copy raise.
     """
     changed: list[str] = []
     foundation = read_foundation(config.path)
     running = foundation is not None and launch.init_runs(config.path)
     strategy = choose_strategy(config, foundation)
+    if foundation is not None and shares:
+        raise ConfigError(f"the cloud at {config.home} was founded before: its root is settled", hint="`enjin up` without --share mends it")
     if foundation is not None and not (config.path / "ring0" / "trust.json").exists():
         raise HalfRemoved(f"the cloud at {config.home} was being removed")
     if foundation is not None and foundation.checkout != str(checkout()):
@@ -95,9 +101,10 @@ def raise_cloud(config: Config, tell: Tell) -> Raised:
     check_programs(strategy)
     check_bus(config, foundation)
     if foundation is None:
-        foundation = _found(config, strategy)
+        foundation = _found(config, strategy, shares, ask)
         changed.append("founded the cloud")
-        tell(f"cloud {foundation.tag} founded; its three root keys lie in {config.path / 'root'}: move them to three other places")
+        where = "" if shares else f"; its root keys lie in {config.path / 'root'}: move them to three other places"
+        tell(f"cloud {foundation.tag} founded{where}")
     if not running:
         runtime = ensure_runtime(config.path, foundation.bus)
         _start(config, foundation, runtime)
@@ -165,7 +172,7 @@ def check_bus(config: Config, foundation: Foundation | None) -> None:
     find_server()
 
 
-def _found(config: Config, strategy: str) -> Foundation:
+def _found(config: Config, strategy: str, shares: Sequence[Path], ask: Ask) -> Foundation:
     privileged = strategy == "jail"
     trial = Foundation(
         cloud="0" * 64, node="", operator="", root="", privileged=privileged, ring1=strategy, port_base=config.port_base, first_uid=-1,
@@ -173,7 +180,7 @@ def _found(config: Config, strategy: str) -> Foundation:
     )  # fmt: skip
     launch.check_ports(trial, config.path)
     first = uids.reserve(config.home) if privileged else os.geteuid()
-    return found(config, privileged=privileged, ring1=strategy, first_uid=first, checkout=str(checkout()))
+    return found(config, privileged=privileged, ring1=strategy, first_uid=first, checkout=str(checkout()), shares=shares, ask=ask)
 
 
 def _start(config: Config, foundation: Foundation, runtime: Path) -> None:

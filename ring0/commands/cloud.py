@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from enjin import config as configuration
 from enjin.errors import EnjinError, Refused
 from enjin.host import clock
 from enjin.output import ago, json_option, print_json, print_rows, rfc3339, say
+from ring0.commands.genesis import asking, share_options
 
 UP = ("running", "ready")
 
@@ -26,13 +28,17 @@ class NotConfirmed(Refused):
 @click.command("up")
 @click.option("--ring1", type=click.Choice(["jail", "process"]), help="How to make the ring 1 node (default: the strongest that works).")
 @click.option("--bus", type=click.Choice(["zmq", "nats"]), help="What a new cloud's messages travel over (default: zmq).")
+@share_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def up(ring1: str | None, bus: str | None, as_json: bool) -> None:
-    """Raise the cloud on this machine, or mend it; changes nothing where nothing is missing."""
+def up(ring1: str | None, bus: str | None, shares: tuple[Path, ...], passphrase_files: tuple[Path, ...], as_json: bool) -> None:
+    """Raise the cloud on this machine, or mend it; changes nothing where nothing is missing.
+
+    A new cloud needs the root: two shares that `enjin genesis` made, or none, and then three are made here.
+    """
     from ring0.raising import raise_cloud
 
     config = configuration.load({"ring1": ring1, "bus": bus})
-    raised = raise_cloud(config, say)
+    raised = raise_cloud(config, say, shares, asking(passphrase_files))
     if as_json:
         print_json(
             {
@@ -51,8 +57,8 @@ def up(ring1: str | None, bus: str | None, as_json: bool) -> None:
         say("warning: strategy process: builds and apps share this machine's network; `enjin status` says what else separates them")
         if os.geteuid() == 0:
             say("WARNING: strategy process was forced as root: every app and every build runs as ROOT of this machine")
-    for share in sorted((config.path / "root").glob("share-*.key")):
-        say(f"warning: root key {share} is still on this machine; move it to a place of its own")
+    for line in shares_left(config.path):
+        say(f"warning: {line}")
     for name, url in raised.endpoints.items():
         click.echo(f"{name:<8} {url}")
 
@@ -113,7 +119,7 @@ async def collect(config: configuration.Config) -> dict[str, Any]:
             nodes += await session.query(1, ListNodes())
         except EnjinError as error:
             warnings.append(f"ring 1: {error.message}")
-        warnings += _unseparated(nodes)
+        warnings += _unseparated(nodes) + shares_left(session.config.path)
         return {
             "schema": 1,
             "cloud": session.directory.cloud,
@@ -121,6 +127,13 @@ async def collect(config: configuration.Config) -> dict[str, Any]:
             "endpoints": session.directory.endpoints,
             "warnings": warnings,
         }
+
+
+def shares_left(home: Path) -> list[str]:
+    """Return what has to be said of root shares that lie where they were made: two in one hand are the cloud."""
+    from keys.shares import shares_in
+
+    return [f"root key {share} is still on this machine; move it to a place of its own" for share in shares_in(home / "root")]
 
 
 def _unseparated(nodes: list[dict[str, Any]]) -> list[str]:

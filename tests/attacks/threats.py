@@ -29,7 +29,7 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
         f"{BATCHES}::test_n04_a_malformed_batch_is_refused_whole",
     ),
     5: (f"{SIGNING}::test_n05_malleable_signature_is_refused", f"{SIGNING}::test_n05_small_order_and_malformed_keys_are_refused"),
-    6: (f"{TRUST}::test_n06_one_share_is_not_a_threshold",),
+    6: (f"{TRUST}::test_n06_one_share_is_not_a_threshold", "tests/keys/test_shares.py::test_n06_one_share_given_twice_is_one"),
     7: (
         f"{COMMANDS}::test_n07_a_replayed_command_takes_effect_once", f"{COMMANDS}::test_n07_a_replayed_question_is_refused",
         f"{COMMANDS}::test_n07_a_replayed_frame_through_the_other_rings_door",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from ring0.commands.genesis import genesis
 from supervision.probe import try_bubblewrap
 from tests.cloud import Cloud, cloud, wait_for
 from tests.e2e.other_user import User, UsersCloud, other_user, users_cloud
@@ -64,6 +67,13 @@ def test_status_says_what_isolates(theirs: UsersCloud) -> None:
     assert "builds share the host's network" in theirs.run("status").stderr
 
 
+def test_status_warns_of_root_shares(theirs: UsersCloud) -> None:
+    """Three shares in one place are the cloud: status names each of them, as `enjin up` does."""
+    named = [line for line in theirs.json("status")["warnings"] if "root/share-" in line]
+    assert [line for line in named if str(theirs.home) in line] == named
+    assert len(named) == 3
+
+
 def test_the_tour(theirs: UsersCloud) -> None:
     """Scale, settings, releases, rollback, restart and logs work as everywhere."""
     theirs.run("ps", "scale", "web=2", "--app", "hello")
@@ -111,9 +121,14 @@ def test_without_namespaces_nothing_separates_and_it_says_so(user: User) -> None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_root_can_force_it_and_is_warned() -> None:
-    """`--ring1 process` as root comes up, pushes, and says loudly that apps run as root."""
-    with cloud("--ring1", "process") as forced:
+def test_root_can_force_it_and_is_warned(tmp_path: Path) -> None:
+    """`--ring1 process` as root comes up with two shares of a ceremony, pushes, and says loudly that apps run as root."""
+    held = json.loads(CliRunner().invoke(genesis, ["--to", str(tmp_path), "--json"], catch_exceptions=False).stdout)
+    shares = [word for path in held["shares"][1:] for word in ("--share", path)]
+    with cloud("--ring1", "process", *shares) as forced:
+        status = forced.json("status")
+        assert status["cloud"] == held["cloud"]
+        assert [line for line in status["warnings"] if "root key" in line] == []
         assert "ROOT" in forced.run("up").stderr
         forced.push(Path(__file__).resolve().parents[2] / "examples/hello", "hello")
         assert forced.answers("hello")
