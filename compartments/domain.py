@@ -32,6 +32,7 @@ from bus.stages import StageRefused
 from bus.transport import Transport
 from bus.watching import MessageRefused
 from compartments import accounts, audit, history
+from compartments.beacons import Gate
 from compartments.facts import FACTS
 from compartments.rows import Grant, RevokedKey
 from compartments.tables import WorldTables
@@ -126,6 +127,7 @@ class Domain:
             groups=lambda: groups(self.world),
         )
         self.transport: Transport | None = None
+        self.gate: Gate | None = None  # where a ring above says each second what is to be believed
         self.observers: dict[str, Callable[[Seen], Any]] = {history.Witnessed.KIND: self._witnessed}
         self.on_change: list[Callable[[], None]] = []
         self.on_relay: list[Callable[[str, str, bytes], None]] = []
@@ -210,6 +212,8 @@ class Domain:
     async def _decide(self, rule: Rule, wish: Command, moment: Moment, frame: bytes) -> Reply:
         opened = open_frame(frame)
         statement = msgspec.json.decode(opened.payload, type=_Signed)
+        if self.gate is not None:
+            await self.gate.admit(wish, statement.grant, behalf=statement.behalf is not None)
 
         def moment_of(time: int) -> Moment:
             self.trust.authority(statement.grant, self.journal.now())
@@ -283,7 +287,8 @@ class Domain:
 
 
 class _Signed(msgspec.Struct):
-    """The two fields of a verified statement that a journal's cause needs."""
+    """The fields of a verified statement that a journal's cause and the gate need."""
 
     grant: str
     body: msgspec.Raw
+    behalf: Behalf | None = None

@@ -202,6 +202,11 @@ class TrustSet:
             raise UnknownKey("the grant is unknown here")
         return self._grants[digest]
 
+    def lineage(self, digest: str) -> tuple[Grant, ...]:
+        """Return grant *digest* and those above it, the root's own last. Raises: UnknownKey."""
+        self.grant(digest)
+        return tuple(self._grants[step] for step in self._chain(digest))
+
     def frames(self) -> list[bytes]:
         """Return every believed grant's frame, parents first."""
         return list(self._frames.values())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from enjin.canonical import to_text
 from enjin.errors import EnjinError, InvariantError, Unreachable
 from keys.keyring import Keyring
 from ring0 import charters
+from ring0.beacons import beacon_for
 from ring0.children import Child
 from ring0.foundation import Foundation
 from ring0.keys import EnrollKey
@@ -166,6 +168,7 @@ class Caring:
                     grant=self._domain.grant,
                     now=self._domain.journal.now,
                     control=self._home / running.control,
+                    beacon=functools.partial(beacon_for, self._domain, node),
                     over_nats=self._foundation.bus == "nats",
                 )
                 self._children[node] = child

@@ -21,6 +21,8 @@ from bus.journal.snapshot import SNAPSHOT_EVERY
 from bus.messages import Command, Reply
 from bus.speaker import Speaker
 from bus.transport import Transport
+from compartments.beacons import BEACON_TTL_MS, ParentBeacon
+from compartments.domain import BEACON_S
 from compartments.facts import FACTS
 from compartments.following import copy_entries, take_snapshot
 from compartments.history import Witnessed
@@ -29,6 +31,7 @@ from enjin import log
 from enjin.canonical import canonical
 from enjin.errors import EnjinError, from_reply
 from enjin.host import monotonic_s
+from keys.beacon import Beacon
 from keys.keyring import Keyring
 from keys.nats_claims import subjects_of
 from keys.trust import TrustSet
@@ -51,6 +54,7 @@ class Child:
         offspring: The node's keys.
         keyring, trust, node, grant, now: Our own: to speak on the child's channel.
         control: Path of the node's init's supervisor socket.
+        beacon: Makes what the node is told each second; None: nothing yet.
         over_nats: Whether the cloud's bus is NATS.
     """
 
@@ -65,6 +69,7 @@ class Child:
         grant: str,
         now: Callable[[], int],
         control: Path,
+        beacon: Callable[[], Awaitable[Beacon | None]],
         over_nats: bool,
     ) -> None:
         self.node = offspring.node
@@ -73,7 +78,7 @@ class Child:
         self._home, self._offspring, self._keyring, self._trust = home, offspring, keyring, trust
         self._us, self._grant, self._now = node, grant, now
         self._log = log.get("child")
-        self._over_nats = over_nats
+        self._over_nats, self._beacon_now = over_nats, beacon
         self._transport: Transport | None = None
         self._caller: Caller | None = None
         self._moved = asyncio.Event()
@@ -92,6 +97,7 @@ class Child:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._forever("services", self._keep_services))
                 group.create_task(self._forever("journal", self._follow))
+                group.create_task(self._forever("beacon", self._tell_beacons))
         finally:
             if self._transport is not None:
                 await close_quietly(self._transport)
@@ -188,6 +194,17 @@ class Child:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FOLLOW_S):
                     await self._moved.wait()
+
+    async def _tell_beacons(self) -> None:
+        """Tell the node each second what stands here, so that it sees when something is kept from it."""
+        caller = await self.caller()
+        subject = f"seen.{ParentBeacon.KIND}"
+        while True:
+            beacon = await self._beacon_now()
+            if beacon is not None:
+                told = caller.speaker.seal(subject, ParentBeacon(beacon=beacon), audience=self.node, ttl_ms=BEACON_TTL_MS)
+                await caller.transport.publish(subject, told)
+            await asyncio.sleep(BEACON_S)
 
     def _beacon(self, opened: Any) -> None:
         number = msgspec.json.decode(opened.statement.body).get("number", 0)

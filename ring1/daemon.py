@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from bus.http.blobs import BlobStore
 from bus.permission import Place
-from compartments import graph
+from compartments import beacons, graph
 from compartments.charter import ReceiveCharter, StaleCharter
 from compartments.domain import Domain
 from compartments.door import DomainDoor
@@ -69,6 +69,7 @@ class Ring1:
         charter = self._open(identity.charter)
         self.acting: Acting | None = None
         self.agents: Agents | None = None
+        self.gate: beacons.Gate | None = None
         self._believed = 0
         channel = f"ring1.{identity.node}"
         self.domain = Domain(
@@ -78,10 +79,17 @@ class Ring1:
             grant=grant,
             epoch=charter.epoch,
             path=self.home / "ring1" / "journal.db",
-            rows=(*SERVICES, nodes.questions(self, identity.node), daemons.questions(lambda: self.agents)),
+            rows=(
+                *SERVICES,
+                nodes.questions(self, identity.node),
+                daemons.questions(lambda: self.agents),
+                beacons.questions(lambda: self.gate),
+            ),
             locate=lambda world, name: graph.locate(world, name) if world.count(Charter) else "cloud",
             groups=lambda world: daemons.groups_here(world, identity.node),
         )
+        self.gate = self.domain.gate = beacons.Gate(self.trust, grant, identity.parent, self.domain.journal.now, self.domain.tell_soon)
+        self.domain.observers[beacons.ParentBeacon.KIND] = self.gate.heard
         self.hub = bus_service(
             self.home,
             self.home / "ring1" / "hub",
@@ -221,6 +229,8 @@ class Ring1:
         self._believed = charter.version
         for key in charter.revoked:
             self.trust.revoke(key, "by charter")
+        if self.gate is not None:
+            self.gate.hold(charter)
 
 
 def main() -> int:

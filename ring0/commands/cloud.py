@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from enjin import config as configuration
-from enjin.errors import EnjinError, Refused
+from enjin.errors import EnjinError, Refused, Unreachable
 from enjin.host import clock
 from enjin.output import ago, json_option, print_json, print_rows, rfc3339, say
 from ring0.commands.genesis import asking, share_options
 
 UP = ("running", "ready")
+PARTIAL: Final = 3
+RING0_S: Final = 5.0
 
 
 class NotConfirmed(Refused):
@@ -96,7 +98,13 @@ def status(as_json: bool) -> None:
     found = asyncio.run(collect(configuration.load({})))
     if as_json:
         print_json(found)
-        return
+    else:
+        _print_status(found)
+    if not any(node["ring"] == 0 for node in found["nodes"]):
+        click.get_current_context().exit(PARTIAL)
+
+
+def _print_status(found: dict[str, Any]) -> None:
     now = clock().wall_us
     rows = [node | {"since": ago(node.get("since_us", 0), now)} for node in found["nodes"]]
     columns = {"ring": "RING", "label": "LABEL", "state": "STATE", "strategy": "STRATEGY", "address": "ADDRESS", "since": "FOR", "id": "ID"}
@@ -110,14 +118,25 @@ def status(as_json: bool) -> None:
 async def collect(config: configuration.Config) -> dict[str, Any]:
     """Return what `enjin status --json` prints."""
     from bus.session import Session
+    from compartments.beacons import ShowStanding
     from ring0.nodes import ListNodes
 
     async with await Session.open(config) as session:
-        nodes = await session.query(0, ListNodes())
+        nodes: list[dict[str, Any]] = []
         warnings: list[str] = []
+        away: EnjinError | None = None
+        try:
+            nodes += await session.query(0, ListNodes(), deadline_s=RING0_S)
+        except Unreachable as error:
+            away = error
+            warnings.append(f"ring 0: {error.message}; what runs goes on")
         try:
             nodes += await session.query(1, ListNodes())
+            standing = await session.query(1, ShowStanding())
+            warnings += [f"ring 1: {standing['why']}"] if standing["why"] else []
         except EnjinError as error:
+            if away is not None:
+                raise away from error
             warnings.append(f"ring 1: {error.message}")
         warnings += _unseparated(nodes) + shares_left(session.config.path)
         return {

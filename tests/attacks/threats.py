@@ -17,6 +17,7 @@ COMMANDS, BUS, JAIL, TENANTS, BUILD, SECRETS, ARCHIVE = (
 NATS, NATS_KEYS, CLUSTER = "tests/attacks/test_nats.py", "tests/keys/test_nats.py", "tests/bus/test_nats_cluster.py"
 FAN_OUT, BATCHES = "tests/bus/test_fan_out.py", "tests/bus/test_batches.py"
 TRUST, SIGNING, GROUND = "tests/keys/test_trust.py", "tests/keys/test_signing.py", "tests/enjin/test_ground.py"
+BEACON, PARENTS = "tests/keys/test_beacon.py", "tests/compartments/test_beacons.py"
 ROUTING, TIDY = "tests/ring1/test_routing.py", "tests/test_tidy.py"
 WRONG: Final = f"{COMMANDS}::test_n01_a_wrong_command_is_refused_at_its_stage"
 
@@ -58,6 +59,24 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
     ),
     22: (f"{TRUST}::test_n22_revoking_an_ancestor_takes_the_leaf",),
     23: (f"{COMMANDS}::test_n23_a_revoked_key_bites_at_once_in_both_rings", f"{HTTP}::test_n23_a_revoked_token_ends_its_stream"),
+    25: (
+        f"{BEACON}::test_n25_what_fell_or_forked_is_refused_and_alarmed",
+        f"{BEACON}::test_n25_an_older_beacon_after_a_newer_one_is_refused",
+        f"{PARENTS}::test_n25_an_older_or_forked_head_is_refused_and_alarmed",
+    ),
+    26: (
+        f"{BEACON}::test_n26_a_set_that_never_existed_together_is_not_followed",
+        f"{PARENTS}::test_n26_a_charter_that_the_beacon_did_not_name_is_refused",
+    ),
+    27: (
+        f"{BEACON}::test_n27_standing_by_the_age_of_the_beacon", f"{PARENTS}::test_n27_peers_wait_while_the_beacon_is_frozen",
+        "tests/e2e/test_standing.py::test_n27_apps_go_on_while_ring_0_is_silent",
+    ),
+    29: (
+        f"{BEACON}::test_n29_a_gap_in_the_numbers_stops_everybody_but_the_ring_above",
+        f"{PARENTS}::test_n29_a_hidden_revocation_stops_commands_until_it_was_fetched",
+    ),
+    30: (f"{PARENTS}::test_n30_a_revocation_that_one_of_three_missed_is_enforced_there_once_it_heals",),
     31: (f"{BUS}::test_n31_a_revoked_peer_is_cut_in_both_directions",),
     32: (
         f"{NATS}::test_n32_a_revoked_user_is_cut_and_its_old_token_refused",
@@ -115,12 +134,7 @@ NOT_BUILT: Final[dict[int, str]] = {
     11: "cloud time from the ring above by nonce, and its watermark across a reboot",
     19: "a look into the issuer's journal when a grant is believed",
     24: "successors of the root statement",
-    25: "a version in the beacon that may not fall (followers check head and epoch)",
-    26: "the set of grants and revocations named by one hash",
-    27: "refusing peers' commands while the beacon is stale: there are no peers",
     28: "revocation statements by issuers: only ring 0's journal revokes",
-    29: "numbered revocations fetched by receivers",
-    30: "several nodes of one channel that hear of a revocation at different times",
     36: "backup and restore",
     40: "join tokens: the ring above gives identities itself",
     41: "join tokens",

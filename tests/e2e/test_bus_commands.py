@@ -52,7 +52,7 @@ def test_kinds_narrow_it(cloud: Raised) -> None:
     """Only what begins so; and a count ends it."""
     done = cloud.run("bus", "tail", "--kind", "seen.beacon", "--count", "2", "--json")
     assert [json.loads(line)["subject"] for line in done.stdout.splitlines()] == ["seen.beacon", "seen.beacon"]
-    assert "seen.beacon" in cloud.run("bus", "tail", "--kind", "seen", "--count", "1", "--ring", "1").stdout
+    assert "seen.trust.beacon" in cloud.run("bus", "tail", "--kind", "seen.trust", "--count", "1", "--ring", "1").stdout
 
 
 def test_a_refusal_is_shown_with_its_reason(cloud: Raised) -> None:
