@@ -1,9 +1,9 @@
 """Make the pinned requirement files from the ranges in setup.cfg: `python requirements/compile.py [SET…]`.
 
-Owns requirements/*.txt. Each file is complete in itself: run.txt is what enjin needs, nats.txt, test.txt, lint.txt, bench.txt and
-fuzz.txt add the extras of that name, and these agree because they are constrained by run.txt; peers.txt stands for itself. Every
-version is pinned, and every archive has its SHA-256 as the package index of this machine's own pip settings tells it; where that
-index lives is never written down. Runs pip-tools in an environment of its own, so that nothing of it gets into .venv.
+Owns requirements/*.txt. Each file is complete in itself: run.txt is what enjin needs, nats.txt, postgres.txt, test.txt, lint.txt,
+bench.txt and fuzz.txt add the extras of that name, and these agree because they are constrained by run.txt; peers.txt stands for
+itself. Every version is pinned, and every archive has its SHA-256 as the package index of this machine's own pip settings tells it;
+where that index lives is never written down. Runs pip-tools in an environment of its own, so that nothing of it gets into .venv.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ FOLDER = Path(__file__).resolve().parent
 SETS = {
     "run": ("build",),
     "nats": ("build", "nats"),
-    "test": ("build", "nats", "test"),
-    "lint": ("build", "nats", "test", "lint"),
-    "bench": ("build", "nats", "test", "bench"),
+    "postgres": ("build", "postgres"),
+    "test": ("build", "nats", "postgres", "test"),
+    "lint": ("build", "nats", "postgres", "test", "lint"),
+    "bench": ("build", "nats", "postgres", "test", "bench"),
     "fuzz": ("build", "test", "fuzz"),
     "peers": ("peers",),
 }

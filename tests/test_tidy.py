@@ -39,6 +39,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "pyseccomp": ("supervision/seccomp",),
     "click": ("enjin/cli", "enjin/output", "commands"),
     "sqlalchemy": ("bus/journal", "compartments/"),
+    "psycopg": ("bus/journal/postgres",),
     "starlette": ("bus/http", "console/"),
     "uvicorn": ("bus/http", "console/"),
     "httptools": ("bus/http",),
