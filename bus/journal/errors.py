@@ -133,7 +133,7 @@ class UnsupportedDatabase(ConfigError):
     """The journal's database is of a kind that this version does not write to."""
 
     code = "E-JNL-019"
-    remedy = "use sqlite:////absolute/path"
+    remedy = "use sqlite:////absolute/path or postgresql://host/database"
 
 
 class BadSnapshot(Refused):
@@ -157,3 +157,10 @@ class DiskFull(EnjinError):
     retry = True
     http_status = 507
     remedy = "make room on the disk of ENJIN_HOME; it goes on by itself within two seconds"
+
+
+class JournalAway(StepFailed):
+    """The database server under the journal is away, or does not confirm: nothing is decided until it is back."""
+
+    code = "E-JNL-021"
+    remedy = "start or promote a server of the journal's address; nothing acknowledged is lost, and it goes on by itself"

@@ -24,6 +24,7 @@ from bus.journal.listing import Filters, Line, listing
 from bus.journal.reader import STRETCH_ENTRIES_MAX, Reader, StoredSnapshot
 from bus.journal.replay import Facts, read_entry, vouched_entries
 from bus.journal.store import Batch, Row, Store
+from bus.journal.stores import open_store
 from bus.messages import Fact
 from enjin.errors import EnjinError
 from enjin.log import get
@@ -63,7 +64,7 @@ class Follower:
         """Open the copy at *url*, making it when there is none.
 
         Args:
-            url: ``sqlite:////absolute/path`` of this follower's own file.
+            url: ``sqlite:////absolute/path`` of this follower's own file, or a database of its own: ``postgresql://…``.
             cloud: The cloud.
             domain: Whose journal is followed.
             keys_for: Public journal keys that may sign the domain's commits now.
@@ -71,7 +72,7 @@ class Follower:
         Raises:
             JournalBusy, ForeignJournal, JournalDamaged.
         """
-        store = Store(url)
+        store = open_store(url)
         try:
             head = store.prepare(cloud, domain)
             reader = Reader(url)

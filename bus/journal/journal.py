@@ -24,6 +24,7 @@ from bus.journal.sequencer import QUEUE_MAX, Fatal, OnCommit, Sequencer
 from bus.journal.snapshot import SNAPSHOT_EVERY
 from bus.journal.snapshot_parts import SnapshotPart, part_of
 from bus.journal.store import Projection, Store
+from bus.journal.stores import open_store
 from bus.messages import Command, Fact, Rule, canonical
 from enjin import host
 from enjin.log import get
@@ -66,11 +67,13 @@ class Journal:
         snapshot_every: int = SNAPSHOT_EVERY,
         queue_max: int = QUEUE_MAX,
         reserve: Reserve | None = None,
+        beside: str = "",
+        holder: str = "",
     ) -> Self:
         """Open the journal at *url* for writing, making it when there is none.
 
         Args:
-            url: ``sqlite:////absolute/path``.
+            url: ``sqlite:////absolute/path`` or ``postgresql://…``.
             identity: Cloud, domain, epoch (from the charter) and the journal subkey.
             world_factory: Makes an empty World; its class has ``restore``.
             facts: Every fact's shape, by kind or one after the other.
@@ -81,13 +84,15 @@ class Journal:
             snapshot_every: Entries between two snapshots of World.
             queue_max: Wishes that may wait.
             reserve: Room that is kept on the journal's disk; None: none is.
+            beside: The file for the projection of a journal in PostgreSQL: ``sqlite:////absolute/path``.
+            holder: Who is named to other daemons as the decider of a journal in PostgreSQL.
 
         Raises:
             JournalBusy, ForeignJournal, JournalDamaged, StaleEpoch, RolledBack, Forked, ProjectionAhead, UnknownFact,
-            UnsupportedDatabase.
+            UnsupportedDatabase, JournalAway.
         """
         table = Facts.of(facts)
-        store = Store(url)
+        store = open_store(url, beside, holder)
         try:
             opening = Opening(url, store, identity, world_factory, table, projection)
             opened = opening.run(floor)

@@ -70,10 +70,10 @@ def settle(
     meta = reader.meta()
     if meta is None:
         raise ForeignJournal("the journal has no head")
-    place = reader.projection()
+    place = store.projected(reader)
     if place is not None:
         check_place(place, meta.cloud, meta.domain, head, reader)
-    store.transact(projection.create)
+    store.project(projection.create)
     if place is None:
         wrong = "absent"
     elif place.head != head:
@@ -91,7 +91,7 @@ def _digest_of_rows(store: Store, projection: Projection, empty: Callable[[], An
     """Return the digest of the World that the rows make; "" when they make none."""
     try:
         world = empty()
-        store.transact(lambda connection: projection.load(connection, world))
+        store.project(lambda connection: projection.load(connection, world))
         digest: str = world.digest()
     except Exception as error:  # whatever was written into the tables by hand: they are made anew
         _log.warning("projection.unreadable", error=error)
@@ -108,7 +108,7 @@ def make_anew(store: Store, projection: Projection, cloud: str, domain: str, hea
         projection.write(connection, changes)
         set_projection(connection, cloud, domain, head)
 
-    store.transact(swap)
+    store.project(swap)
 
 
 def fold_from_genesis(reader: Reader, empty: Callable[[], Any], facts: Facts, head: Head) -> Any:

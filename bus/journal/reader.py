@@ -13,13 +13,15 @@ from typing import Any, Final, NamedTuple, Self
 from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.exc import DBAPIError
 
+from bus.journal import postgres
 from bus.journal.database import reader_engine, sqlite_path
 from bus.journal.entry import Commit, Head, StoredEntry, Stretch
-from bus.journal.errors import JournalDamaged, NoSuchEntry
+from bus.journal.errors import JournalAway, JournalDamaged, NoSuchEntry
 from bus.journal.schema import COMMITS, ENTRIES, HEAD, PROJECTION, REQUESTS, SNAPSHOTS, WITNESSES
 
 STRETCH_ENTRIES_MAX: Final = 1_000
 STRETCH_BYTES_MAX: Final = 524_288
+_AS_NEEDED: Final = {"stream_results": True, "max_row_buffer": 128}
 
 
 class Meta(NamedTuple):
@@ -65,6 +67,7 @@ class StoredSnapshot(NamedTuple):
     body: bytes
 
 
+_HAS_HEAD: Final = select(func.to_regclass(HEAD.name).is_not(None))
 _META: Final = select(HEAD.c.format, HEAD.c.cloud, HEAD.c.domain, HEAD.c.number, HEAD.c.hash)
 _ENTRY: Final = select(ENTRIES.c.number, ENTRIES.c.hash, ENTRIES.c.data)
 _LISTED: Final = (
@@ -90,9 +93,19 @@ class Reader:
 
     Raises:
         NoSuchEntry: There is no journal at *url*.
+        JournalDamaged: The file cannot be opened.
+        JournalAway: The server does not answer; so does every later call, and the first after its return is answered again.
     """
 
     def __init__(self, url: str) -> None:
+        self._url = url
+        if postgres.is_postgres(url):
+            self._engine = postgres.reader_engine(url)
+            self._connection = self._engine.connect()
+            if not self.rows(_HAS_HEAD)[0][0]:
+                self.close()
+                raise NoSuchEntry(f"there is no journal in {postgres.place(url)}")
+            return
         path = sqlite_path(url)
         if not path.exists():
             raise NoSuchEntry(f"there is no journal at {path}")
@@ -117,11 +130,16 @@ class Reader:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Any]:
         """One consistent view; ended at once, so that no reader holds the write-ahead log."""
-        transaction = self._connection.begin()
         try:
-            yield self._connection
-        finally:
-            transaction.rollback()
+            transaction = self._connection.begin()
+            try:
+                yield self._connection
+            finally:
+                transaction.rollback()
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            raise JournalAway(f"{postgres.place(self._url)} went away: {postgres.first_line(error.orig or error)}") from error
 
     def rows(self, query: Select[Any], values: dict[str, Any] | None = None) -> Sequence[Any]:
         """Return the rows of *query*, all of one view of the database."""
@@ -195,7 +213,8 @@ class Reader:
             taken: list[bytes] = []
             pending: list[bytes] = []
             size, at, chosen = 0, 0, commits[0]
-            rows = connection.execute(_ENTRY.where(ENTRIES.c.number > after).order_by(ENTRIES.c.number))
+            # A server would send every entry there is; a file is read as far as it is needed anyway.
+            rows = connection.execute(_ENTRY.where(ENTRIES.c.number > after).order_by(ENTRIES.c.number), execution_options=_AS_NEEDED)
             for number, _hash, data in rows:
                 pending.append(data)
                 size += len(data)

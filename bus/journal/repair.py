@@ -20,7 +20,7 @@ from bus.journal.errors import BadStretch, Forked
 from bus.journal.reader import to_commit
 from bus.journal.replay import read_entry
 from bus.journal.schema import COMMITS, ENTRIES, HEAD, REQUESTS
-from bus.journal.store import Store
+from bus.journal.stores import open_store
 from bus.messages import Reply, canonical
 from keys.signing import BadSignature
 
@@ -51,7 +51,7 @@ def repair(url: str, *, cloud: str, domain: str, publics: Iterable[bytes], fetch
         Forked: The domain signed another history than the witness holds; nothing of that stretch was changed.
     """
     keys = tuple(publics)
-    store = Store(url)
+    store = open_store(url)
     try:
         store.prepare(cloud, domain)
         trusted = genesis(cloud, domain)

@@ -23,7 +23,7 @@ from bus.journal.database import WriterLock, sqlite_path, writer_engine
 from bus.journal.entry import Commit, Head, StoredEntry, genesis
 from bus.journal.errors import ForeignJournal, JournalBusy, JournalDamaged
 from bus.journal.prepared import Prepared
-from bus.journal.reader import KnownRequest, StoredSnapshot
+from bus.journal.reader import KnownRequest, Meta, Reader, StoredSnapshot
 from bus.journal.schema import COMMITS, ENTRIES, FORMAT, HEAD, METADATA, PROJECTION, REQUESTS, SNAPSHOTS, WITNESSES
 
 T = TypeVar("T")
@@ -148,6 +148,14 @@ class Store:
             ForeignJournal: The file holds the journal of another cloud or domain, or of another format.
         """
         return self.transact(lambda connection: _prepare(connection, cloud, domain))
+
+    def project(self, function: Callable[[Connection], T]) -> T:
+        """Run *function* in one transaction of the database that holds the projection: here the journal's own."""
+        return self.transact(function)
+
+    def projected(self, reader: Reader) -> Meta | None:
+        """Return whose projection is kept and up to where, seen by *reader* where it can; None when none was ever made."""
+        return reader.projection()
 
     def write(self, batch: Batch) -> None:
         """Write *batch* in one transaction; to be called in the writer's thread."""

@@ -1,6 +1,6 @@
-"""What every database under the journal has to do; run on each URL that this machine offers.
+"""What every database under the journal has to do: SQLite, and a real PostgreSQL that the tests start.
 
-SQLite always; further URLs in ENJIN_TEST_JOURNALS, separated by spaces, with `{name}` where a fresh name goes.
+Further URLs in ENJIN_TEST_JOURNALS, separated by spaces, with `{name}` where a fresh name goes.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,41 @@ from bus.journal import Follower, Journal, verify
 from enjin import host
 from enjin.errors import EnjinError, code_of
 from tests.bus.journal.small_world import CLOUD, DOMAIN, FACTS, JOURNAL_KEY, Add, Asking, SmallTables, SmallWorld, identity
+from tests.bus.postgres_servers import Servers, running
 
-TEMPLATES = ["sqlite:///{folder}/{name}.db", *os.environ.get("ENJIN_TEST_JOURNALS", "").split()]
+TEMPLATES = ["sqlite:///{folder}/{name}.db", "postgresql", *os.environ.get("ENJIN_TEST_JOURNALS", "").split()]
 
 
-@pytest.fixture(params=TEMPLATES)
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    """One PostgreSQL server for all tests here."""
+    with running() as found:
+        yield found
+
+
+@pytest.fixture(params=TEMPLATES, ids=lambda template: template.partition(":")[0])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database that holds nothing yet."""
-    return str(request.param.format(folder=tmp_path, name=f"enj{secrets.token_hex(3)}"))
+    name = f"enj{secrets.token_hex(3)}"
+    if request.param != "postgresql":
+        return str(request.param.format(folder=tmp_path, name=name))
+    servers: Servers = request.getfixturevalue("servers")
+    servers.url(name.replace("enj", "enjf", 1))  # for the follower
+    return servers.url(name)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The projection of a journal on a server lies in the test's folder, where SQLite's own lies too."""
+    monkeypatch.chdir(tmp_path)
 
 
 def run(url: str, work: Any, **changed: Any) -> Any:
     """Open the journal, do *work*, close it."""
 
     async def whole() -> Any:
-        options = {"identity": identity(), "world_factory": SmallWorld, "facts": FACTS, "projection": SmallTables()}
+        beside = "" if url.startswith("sqlite:") else f"sqlite:///{Path.cwd()}/projection.db"
+        options = {"identity": identity(), "world_factory": SmallWorld, "facts": FACTS, "projection": SmallTables(), "beside": beside}
         journal = Journal.open(url, **options | changed)
         try:
             return await work(journal)

@@ -260,7 +260,7 @@ def test_a_snapshot_that_does_not_hold_is_not_used(desk: Desk) -> None:
     assert opened(desk)[1].rows == truth
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "rubbish", "postgresql://127.0.0.1/x", "sqlite:////tmp/x.db?mode=memory"])
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "rubbish", "mysql://127.0.0.1/x", "sqlite:////tmp/x.db?mode=memory"])
 def test_a_database_that_is_no_file_is_refused(url: str) -> None:
     """A journal that is not on disk is none."""
     with pytest.raises(EnjinError) as caught:
