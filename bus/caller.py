@@ -27,6 +27,7 @@ from bus.stages import NotFresh, NotStrict, StageRefused, WrongAudience, WrongSu
 from bus.transport import Transport, TransportFull, matches
 from enjin.canonical import Malformed, NotCanonical, parse
 from enjin.errors import Unreachable
+from enjin.failpoints import failpoint
 from enjin.host import monotonic_s, random_bytes, request_id
 from enjin.log import get
 from keys.trust import TrustSet
@@ -150,6 +151,7 @@ class Caller:
                 frame = self.speaker.seal(subject, body, audience=self.audience, rid=request.rid, reason=reason, behalf=behalf)
                 request.digests.add(open_frame(frame).digest)
                 try:
+                    failpoint("request.send")
                     await self.transport.publish(subject, frame)
                     async with asyncio.timeout(min(left, wait_s * _jitter())):
                         reply, time = await asyncio.shield(request.answer)

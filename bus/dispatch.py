@@ -34,6 +34,7 @@ from bus.stages import NotAllowed, Replayed, StageRefused, TooBig, WrongAudience
 from bus.transport import Transport
 from enjin.canonical import canonical
 from enjin.errors import EnjinError, InvariantError, Refused
+from enjin.failpoints import failpoint
 from enjin.host import clock as host_clock
 from enjin.log import get
 from keys.trust import TrustSet
@@ -97,6 +98,7 @@ class Dispatcher:
         async def take(subject: str, frame: bytes) -> None:
             answer = await self.handle(frame, channel=self.place.channel, subject=subject, connection=connection)
             if answer is not None:
+                failpoint("answer.send")
                 await transport.publish(answer.subject, answer.frame)
 
         for word in sorted(WORDS):

@@ -26,6 +26,7 @@ from bus.stages import NotFresh, WrongSubject
 from bus.transport import TransportFull
 from enjin.canonical import parse
 from enjin.errors import Unreachable
+from enjin.failpoints import failpoint
 from enjin.host import monotonic_s, request_id
 from keys.frame import open_frame
 
@@ -94,6 +95,7 @@ class FanOut:
         frame = caller.speaker.seal(subject, message, audience=audience, rid=rid, reason=reason)
         self._digests[caller].add(open_frame(frame).digest)
         with contextlib.suppress(TransportFull):
+            failpoint("question.send")
             await caller.transport.publish(subject, frame)
 
     def _taker(self, caller: Caller, rid: str, collection: Collection) -> Callable[[Opened], None]:

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Final
 
 from bus.transport import Deliveries, Handler, TransportClosed, TransportFull, check_prefix, check_publish
+from enjin.failpoints import failpoint
 
 PIPE_FRAME_MAX_BYTES: Final = 65_536
 OUTBOX_MAX: Final = 1024
@@ -187,6 +188,7 @@ class PipeTransport:
     def _writable(self) -> None:
         while self._outbox:
             try:
+                failpoint("pipe.send")
                 written = os.write(self._descriptor, self._outbox[0])
             except BlockingIOError:
                 self._loop.add_writer(self._descriptor, self._writable)

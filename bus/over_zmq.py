@@ -28,6 +28,7 @@ from bus.hub.settings import PUBLISH_SUFFIX, check_libzmq
 from bus.transport import FRAME_MAX_BYTES, Deliveries, Handler, TransportClosed, TransportFull, check_prefix, check_publish
 from enjin.canonical import canonical
 from enjin.errors import Unreachable
+from enjin.failpoints import failpoint
 from enjin.host import monotonic_s, random_bytes, write_atomic
 
 OUTBOX_MAX: Final = 10_000
@@ -227,6 +228,7 @@ class ZmqTransport:
         """Send what waits; return whether something still does."""
         while self._outbox:
             try:
+                failpoint("zmq.push.send")
                 push.send_multipart(self._outbox[0], zmq.NOBLOCK)
             except zmq.Again:
                 return True

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, Protocol
 
 from enjin.errors import Invalid, StepFailed
+from enjin.failpoints import failpoint
 from enjin.log import get
 from enjin.names import BadId, Subject
 
@@ -241,6 +242,7 @@ class MemoryTransport:
         """See ``Transport.publish``."""
         if self._closed:
             raise TransportClosed("this connection to the bus is closed")
+        failpoint("memory.send")
         self._network.send(self._name, check_publish(subject, frame, self.frame_max_bytes), bytes(frame))
 
     async def subscribe(self, prefix: str, handler: Handler) -> None:

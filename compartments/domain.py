@@ -40,6 +40,7 @@ from compartments.world import World
 from enjin import log
 from enjin.canonical import from_text, parse
 from enjin.errors import EnjinError, Refused, from_reply
+from enjin.failpoints import failpoint
 from enjin.host import request_id
 from keys.frame import open_frame
 from keys.keyring import Keyring
@@ -184,6 +185,7 @@ class Domain:
             return
         try:
             subject = f"seen.{seen.KIND}"
+            failpoint("observation.send")
             await self.transport.publish(subject, self.speaker.seal(subject, seen, audience=self.place.domain))
         except EnjinError as error:
             self.log.warning("observation.lost", kind=seen.KIND, error=error)
@@ -195,6 +197,7 @@ class Domain:
             callback(f"seen.{seen.kind}", seen.opened.authority.grant.compartment, bytes(seen.body))
         if self.transport is not None and seen.opened.kind == seen.kind:  # a record of a batch cannot be passed on without the others
             try:
+                failpoint("relay.send")
                 await self.transport.publish(statement.kind, seen.opened.data)
             except EnjinError as error:
                 self.log.warning("observation.lost", kind=seen.kind, error=error)

@@ -11,6 +11,7 @@ import os
 import msgspec
 
 from enjin.errors import ConfigError
+from enjin.failpoints import failpoint
 
 IDENTITY_MAX = 1 << 20
 
@@ -57,6 +58,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 def write_identity(identity: Identity) -> int:
     """Return the descriptor of a sealed memory file that holds *identity*; the caller closes it."""
     descriptor = os.memfd_create("identity", os.MFD_CLOEXEC)
+    failpoint("identity.write")
     os.write(descriptor, msgspec.json.encode(identity))
     return descriptor
 

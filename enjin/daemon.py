@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 
 from enjin import log
 from enjin.errors import ConfigError, StepFailed
+from enjin.failpoints import failpoint
 
 ENDED, DEFECT, WORLD, CONFIGURATION = 0, 70, 71, 78
 
@@ -25,6 +26,7 @@ def notify(state: str) -> None:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
         channel.connect("\0" + address[1:] if address.startswith("@") else address)
+        failpoint("daemon.notify.send")
         channel.sendall(state.encode())
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from enjin.errors import Invalid, StepFailed
+from enjin.failpoints import failpoint
 from enjin.names import RequestId
 
 
@@ -91,9 +92,11 @@ def write_atomic(path: Path | str, data: bytes, mode: int = 0o644, owner: int | 
             view = memoryview(data)
             while view:
                 view = view[os.write(descriptor, view) :]
+            failpoint("file.sync")
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        failpoint("file.rename")
         os.replace(temporary, target)
         sync_directory(target.parent)
     except OSError as error:
@@ -106,6 +109,7 @@ def sync_directory(path: Path | str) -> None:
     """Make the names in directory *path* durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        failpoint("directory.sync")
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

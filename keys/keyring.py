@@ -17,6 +17,7 @@ from typing import Final
 from nacl import bindings
 
 from enjin.errors import ConfigError, invariant
+from enjin.failpoints import failpoint
 from enjin.host import random_bytes, sync_directory, write_atomic
 from enjin.names import CloudId
 from keys.nats_keys import NatsAuthority, UserKey
@@ -84,6 +85,7 @@ def destroy_seed(path: Path) -> None:
         return
     try:
         os.pwrite(descriptor, bytes(SEED_BYTES), 0)
+        failpoint("seed.destroy.sync")
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -22,6 +22,7 @@ from compartments.rows import AddressBlock, Charter, Grant, Node, NodeObservatio
 from enjin import log
 from enjin.canonical import to_text
 from enjin.errors import EnjinError, InvariantError, Unreachable
+from enjin.failpoints import failpoint
 from keys.keyring import Keyring
 from ring0 import charters
 from ring0.beacons import beacon_for
@@ -288,6 +289,7 @@ class Caring:
 def _memory(settings: dict[str, Any]) -> int:
     """Return a memory file that holds *settings*."""
     descriptor = os.memfd_create("hands", os.MFD_CLOEXEC)
+    failpoint("hands.settings.write")
     os.write(descriptor, json.dumps(settings).encode())
     return descriptor
 

@@ -30,6 +30,7 @@ from compartments.world import World
 from enjin import log
 from enjin.canonical import canonical
 from enjin.errors import EnjinError, from_reply
+from enjin.failpoints import failpoint
 from enjin.host import monotonic_s
 from keys.beacon import Beacon
 from keys.keyring import Keyring
@@ -217,6 +218,7 @@ class Child:
         if head.number > self.witnessed:
             signed = cosign(self._follower.checkpoint(), self._keyring.journal)
             seen = Witnessed(cosigned=canonical(signed).decode())
+            failpoint("witness.send")
             await caller.transport.publish(
                 f"seen.{Witnessed.KIND}", caller.speaker.seal(f"seen.{Witnessed.KIND}", seen, audience=self.node)
             )

@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from enjin.errors import ConfigError, StepFailed
+from enjin.failpoints import failpoint, inherited
 from enjin.host import write_atomic
 from ring0.foundation import Foundation
 from ring0.registry import Registry
@@ -90,7 +91,7 @@ def init_specification(foundation: Foundation, home: Path, runtime: Path, hands:
     """Return what ring 0's init is told: its listeners, its controls, and the two services that it restarts."""
     daemon = foundation.uid(0)
     python = str(runtime / "bin" / "python")
-    environment = {"ENJIN_HOME": str(home), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+    environment = {"ENJIN_HOME": str(home), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", **inherited()}
     write_atomic(home / HANDS_SETTINGS, json.dumps(hands).encode(), 0o600)
     return {
         "name": f"enjin-{foundation.tag}",
@@ -128,6 +129,7 @@ def start_init(home: Path, runtime: Path, foundation: Foundation, specification:
         _start_unit(home, foundation, program)
         return
     with open(home / "log" / "init.log", "ab") as output, open(home / SPEC, "rb") as spec:
+        failpoint("init.spawn")
         child = subprocess.Popen(
             [str(runtime / "bin" / "python"), "-I", "-S", program, "--spec", "0"],
             stdin=spec, stdout=output, stderr=output, start_new_session=True, cwd="/",
@@ -169,6 +171,7 @@ def _start_unit(home: Path, foundation: Foundation, program: str) -> None:
     text = template.read_text().replace("@HOME@", str(home)).replace("@PYTHON@", str(Path(program).parents[5] / "bin" / "python"))
     write_atomic(UNITS / unit_name(foundation), text.replace("@PROGRAM@", program).encode(), 0o644)
     for words in (["daemon-reload"], ["start", unit_name(foundation)]):
+        failpoint("unit.spawn")
         done = subprocess.run(["systemctl", *words], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
         if done.returncode != 0:
             raise InitFailed(f"systemctl {words[0]} failed: {done.stderr.strip()[:200]}")
@@ -204,8 +207,10 @@ def forget_unit(foundation: Foundation) -> None:
     """Stop and remove the cloud's systemd unit, where there is one."""
     if not systemd_runs() or not (UNITS / unit_name(foundation)).exists():
         return
+    failpoint("unit.stop.spawn")
     subprocess.run(["systemctl", "stop", unit_name(foundation)], capture_output=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
     (UNITS / unit_name(foundation)).unlink()
+    failpoint("unit.reload.spawn")
     subprocess.run(["systemctl", "daemon-reload"], capture_output=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
 
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from enjin.config import Config
 from enjin.errors import EnjinError, StepFailed
+from enjin.failpoints import failpoint
 from keys.operator import key_path
 from ring0 import launch, uids
 from ring0.foundation import FILE, Foundation, read_foundation
@@ -124,6 +125,7 @@ def _start_hands(home: Path, channel: socket.socket) -> subprocess.Popen[bytes]:
     settings = launch.read_hands_settings(home)
     command = [f"{settings['runtime']}/bin/python", "-I", "-m", "supervision.hands", "--channel", str(channel.fileno())]
     with open(home / "log" / "init.log", "ab") as output:
+        failpoint("lowering.hands.spawn")
         return subprocess.Popen(
             [*command, "--config", str(home / HANDS_SETTINGS)],
             pass_fds=[channel.fileno()], stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/",

@@ -14,6 +14,7 @@ from typing import Any, Final
 from compartments.charter import Charter
 from compartments.identity import Identity
 from enjin.canonical import canonical, from_text, to_text
+from enjin.failpoints import inherited
 from enjin.host import read_bounded, write_atomic
 from keys.frame import CHARTER, FRAME_MAX, open_frame, seal
 from keys.grants import Grant, PublicKeys, read_grant, sign_grant
@@ -105,7 +106,7 @@ def sign_charter(charter: Charter, issuer: Signer) -> str:
 def services(jail: bool, home: str, runtime: str, node: str) -> tuple[Service, ...]:
     """Return what a ring 1 node's init runs for ring 0: hands and the daemon. The daemon starts the rest itself."""
     python = f"{runtime}/bin/python"
-    environment = {"ENJIN_HOME": home, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+    environment = {"ENJIN_HOME": home, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", **inherited()}
     daemon = DAEMON_UID if jail else -1
     return (
         Service(

@@ -19,6 +19,7 @@ from typing import Final
 
 from bus.over_nats.program import PROGRAM, find_server
 from enjin.errors import ConfigError
+from enjin.failpoints import failpoint
 from enjin.host import random_bytes
 
 OURS: Final = ("enjin", "keys", "bus", "compartments", "supervision", "ring0", "ring1", "ring2")
@@ -66,6 +67,7 @@ def ensure_runtime(home: Path, bus: str = "zmq") -> Path:
             shutil.copy(server, fresh / "bin" / PROGRAM)
         compileall.compile_dir(packages, quiet=2, workers=1)
         _open_to_all(fresh)
+        failpoint("runtime.rename")
         os.rename(fresh, target)
     finally:
         os.umask(previous)

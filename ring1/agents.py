@@ -24,6 +24,7 @@ from compartments.identity import Identity
 from enjin import log
 from enjin.canonical import to_text
 from enjin.errors import InvariantError, Unreachable, from_reply
+from enjin.failpoints import failpoint, inherited
 from enjin.host import clock
 from keys.frame import open_frame
 from keys.grants import Capability, Grant, PublicKeys, sign_grant
@@ -126,12 +127,13 @@ class Agents:
             "name": name,
             "generation": 1,
             "argv": [python, "-I", "-m", "ring2.daemon", "--channel", "3", "--config", "4"],
-            "env": {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            "env": {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **inherited()},
             "fds": {"3": handles[0], "4": f"listener:{name}"},
             "restart": "always",
             "log": True,
             **own,
         }
+        failpoint("agent.spawn")
         if not (await self._init.spawn(service))["wanted"]:  # it was ended when its compartment had nothing left to run
             await self._init.start(name)
         agent.pipe = PipeTransport(await self._init.take(handles[1]))
@@ -215,6 +217,7 @@ class Agents:
         }
         descriptor = os.memfd_create("agent", os.MFD_CLOEXEC)
         try:
+            failpoint("agent.configuration.write")
             os.write(descriptor, msgspec.json.encode(configuration))
             with contextlib.suppress(InitUnknown):
                 await self._init.drop(f"listener:{name}")

@@ -27,6 +27,7 @@ from compartments.rows_apps import Build
 from enjin import daemon, log
 from enjin.canonical import from_text
 from enjin.errors import Refused, StepFailed
+from enjin.failpoints import failpoint
 from keys.keyring import Keyring
 from keys.signing import BadSignature, verify
 from keys.trust import TrustSet
@@ -183,6 +184,7 @@ class Ring1:
         if not Path(router.settings.config_path).exists():
             await asyncio.to_thread(router.write)
         own = {"uid": ROUTER_UID, "gid": ROUTER_UID} if self.identity.strategy == "jail" else {}
+        failpoint("router.spawn")
         await init.spawn({
             "name": "router",
             "generation": 1,

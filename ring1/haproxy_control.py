@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from enjin.errors import StepFailed
+from enjin.failpoints import failpoint
 from ring1.haproxy import BadRoute, Server
 
 _ANSWER_BYTES_MAX: Final = 4 << 20
@@ -55,6 +56,7 @@ class Control:
             async with asyncio.timeout(_ANSWER_S_MAX):
                 reader, writer = await asyncio.open_unix_connection(self._path, limit=_ANSWER_BYTES_MAX)
                 try:
+                    failpoint("router.control.send")
                     writer.write(line.encode("ascii") + b"\n")
                     data = await reader.read()
                 finally:

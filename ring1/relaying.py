@@ -18,6 +18,7 @@ from bus.speaker import reply_subject
 from bus.transport import Transport
 from enjin import log
 from enjin.errors import EnjinError
+from enjin.failpoints import failpoint
 from enjin.host import monotonic_s
 from keys.trust import TrustSet, UnknownKey
 
@@ -52,6 +53,7 @@ class Relay:
         self._passing[reply_subject(opened.statement.rid)] = passing
         for node, pipe in pipes.items():
             try:
+                failpoint("group.down.send")
                 await pipe.publish(opened.statement.kind, opened.data)
                 passing.waited_for.add(node)
             except EnjinError as error:
@@ -70,6 +72,7 @@ class Relay:
             return
         passing.waited_for.discard(node)
         try:
+            failpoint("group.up.send")
             await bus.publish(subject, frame)
         except EnjinError as error:
             self._log.warning("answer.lost", node=node, error=error)

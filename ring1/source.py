@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 from enjin.errors import Refused, StepFailed
+from enjin.failpoints import failpoint
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -133,6 +134,7 @@ def _from_git(root: Path) -> list[str]:
     command = ["git", "-C", str(root), *quiet, "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
     try:
+        failpoint("source.git.spawn")
         done = subprocess.run(command, capture_output=True, timeout=_GIT_S_MAX, env=environment, stdin=subprocess.DEVNULL, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []

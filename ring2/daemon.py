@@ -28,6 +28,7 @@ from bus.speaker import Speaker
 from enjin import daemon, log
 from enjin.canonical import canonical, from_text
 from enjin.errors import ConfigError, EnjinError
+from enjin.failpoints import failpoint
 from enjin.host import clock
 from keys.signing import Signer
 from keys.trust import TrustSet
@@ -139,6 +140,7 @@ class Agent:
     async def _send(self, observation: Observation) -> bool:
         subject = f"seen.{observation.KIND}"
         try:
+            failpoint("agent.observation.send")
             await self.transport.publish(subject, self.speaker.seal(subject, observation, audience=self.configuration.supervisor))
         except EnjinError as error:
             _log.warning("observation.dropped", kind=observation.KIND, error=error)

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from enjin.failpoints import failpoint
 from enjin.host import monotonic_s
 from supervision.instances import Health
 
@@ -58,6 +59,7 @@ async def probe(address: str, port: int, path: str, timeout_s: float = PROBE_S) 
                     await loop.sock_connect(sock, (address, port))
                 if not path:
                     return ""
+                failpoint("health.send")
                 await loop.sock_sendall(sock, request(path))
                 answer = b""
                 while b"\n" not in answer and len(answer) < STATUS_LINE_BYTES:

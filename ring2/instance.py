@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, NamedTuple
 from bus.messages import Observation
 from enjin import log
 from enjin.errors import EnjinError, Refused
+from enjin.failpoints import failpoint
 from enjin.host import monotonic_s
 from ring2.command import SERVICE, service
 from ring2.health import watch
@@ -223,6 +224,7 @@ class Instance:
             if (link := self._link) is None:
                 continue
             try:
+                failpoint("instance.spawn")
                 view = await link.spawn(service(self.wish))
                 if not view["pid"]:
                     view = await link.start(SERVICE)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from enjin.failpoints import failpoint
 from supervision.confinement import Child, read_some
 from supervision.steps import NodeFailed, NodeSpec
 
@@ -71,6 +72,7 @@ async def tell_init(channel: socket.socket, data: bytes, child: Child) -> None:
     loop = asyncio.get_running_loop()
     channel.setblocking(False)
     try:
+        failpoint("briefing.send")
         await loop.sock_sendall(channel, data)
         channel.shutdown(socket.SHUT_WR)
         await read_some(channel.fileno(), TELL_S, "init does not take its specification")

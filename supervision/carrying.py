@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from enjin.errors import CODES, EnjinError, StepFailed, code_of, from_reply
+from enjin.failpoints import failpoint
 from supervision import steps, trees
 from supervision.confinement import close_others, read_some
 from supervision.records import NodeRecord, verify
@@ -33,6 +34,7 @@ async def errand(shop: Workshop, function: Callable[[], T], shape: type[T], dead
         StepFailed: The child died, or did not end in time.
     """
     read, write = os.pipe()
+    failpoint("errand.spawn")
     pid = os.fork()
     if pid == 0:
         try:

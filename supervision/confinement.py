@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Final, NoReturn
 
+from enjin.failpoints import failpoint
 from supervision import kernel
 from supervision.steps import Limits, NodeFailed
 
@@ -95,7 +96,6 @@ async def read_some(descriptor: int, deadline_s: float, complaint: str) -> bytes
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
 
-
     def readable() -> None:
         if not ready.done():
             ready.set_result(None)
@@ -119,6 +119,7 @@ def fork_held(body: Callable[[Held], NoReturn], keep: Iterable[int] = ()) -> Chi
     report_read, report_write = os.pipe()
     go_read, go_write = os.pipe()
     errors = error_file()
+    failpoint("held.spawn")
     pid = os.fork()
     if pid == 0:
         held = Held(report_write, go_read)

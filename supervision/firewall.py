@@ -19,6 +19,7 @@ import subprocess
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
+from enjin.failpoints import failpoint
 from supervision.steps import Rule
 
 TABLE: Final = "enjin"
@@ -121,6 +122,7 @@ class Nftables:
         from supervision import network
 
         with network.within(inside):
+            failpoint("firewall.spawn")
             done = subprocess.run(["nft", "-f", "-"], input=text.encode(), capture_output=True, timeout=NFT_DEADLINE_S, check=False)
         if done.returncode != 0:
             raise OSError(f"nft refused the rules: {done.stderr.decode(errors='replace').strip()[:300]}")

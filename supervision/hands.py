@@ -6,7 +6,6 @@ against this cloud's own. Its death changes nothing: what it started goes on, an
 
 INV-HND-1: only steps of the table, parsed in full, are carried out; a message that is not one is answered by an error and changes nothing.
 INV-HND-2: steps about one node run one after the other; a hanging one delays no other node.
-
 May import: enjin, supervision.*.
 """
 
@@ -27,6 +26,7 @@ import msgspec
 
 from enjin import log
 from enjin.errors import ConfigError, EnjinError, StepFailed, code_of
+from enjin.failpoints import failpoint
 from supervision import carrying, steps
 from supervision.jail import Jail
 from supervision.process import Process
@@ -88,6 +88,7 @@ class Hands:
         loop = asyncio.get_running_loop()
         while self._out:
             try:
+                failpoint("hands.answer.send")
                 self._channel.send(self._out[0])
             except BlockingIOError:
                 loop.add_writer(self._channel.fileno(), self._flush)

@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from enjin import errors, log
+from enjin.failpoints import failpoint
 from enjin.host import random_bytes
 from supervision.steps import Record, Step
 
@@ -93,6 +94,7 @@ class HandsLink:
     async def _send(self, data: bytes) -> None:
         while True:
             try:
+                failpoint("hands.ask.send")
                 await self._loop.sock_sendall(self._socket, data)
                 return
             except BlockingIOError:

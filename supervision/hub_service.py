@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bus.over_zmq import ZmqTransport, curve_text
 from bus.transport import Transport
 from enjin.errors import EnjinError
+from enjin.failpoints import failpoint, inherited
 from enjin.host import write_atomic
 from keys.keyring import Keyring
 from keys.trust import TrustSet
@@ -69,7 +70,7 @@ class HubService:
             "name": SERVICE,
             "generation": 1,
             "argv": [self._python, "-I", "-m", "bus.hub", "--config", str(self._directory / "config.json")],
-            "env": {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            "env": {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **inherited()},
             "uid": os.getuid(),
             "gid": os.getgid(),
             "restart": "always",
@@ -79,6 +80,7 @@ class HubService:
 
     async def start(self, init: InitLink) -> None:
         """Have init run the hub; harmless when it runs already."""
+        failpoint("hub.spawn")
         await init.spawn(self.service())
 
     def connect(self) -> ZmqTransport:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from enjin.errors import Conflict, EnjinError, Forbidden, Invalid, NotFound, StepFailed, Unreachable
+from enjin.failpoints import failpoint
 
 DATAGRAM_BYTES: Final = 65_536
 EVENTS_MAX: Final = 1024
@@ -236,6 +237,7 @@ class InitLink:
                 if self._closed:
                     raise InitGone("the connection to init has ended")
                 try:
+                    failpoint("init.ask.send")
                     self._socket.sendmsg([data], extra)
                     break
                 except BlockingIOError:

@@ -24,6 +24,7 @@ from bus.over_nats.participant import NatsTransport
 from bus.over_nats.server import Server, write_server
 from enjin import log
 from enjin.errors import EnjinError
+from enjin.failpoints import failpoint
 from enjin.host import clock, write_atomic
 from keys.certificates import CertificateAuthority
 from keys.grants import Grant, speaks_on
@@ -93,6 +94,7 @@ class NatsService:
 
     async def start(self, init: InitLink) -> None:
         """Have init run the server; harmless when it runs already."""
+        failpoint("nats.spawn")
         await init.spawn(self.service())
 
     def connect(self) -> NatsTransport:

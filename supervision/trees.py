@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from enjin.failpoints import failpoint
 from enjin.host import sync_directory
 from supervision.steps import BadStep, NodeFailed, Sealed, TooBig
 
@@ -62,6 +63,7 @@ def seal(root: Path, source: str, releases: Path, limit_bytes: int, limit_entrie
         if owner is not None:
             os.fchown(tree, owner, owner)
         os.fchmod(tree, 0o755)
+        failpoint("tree.sync")
         os.sync() if count > 2000 else os.fsync(tree)
     finally:
         os.close(tree)
@@ -72,6 +74,7 @@ def seal(root: Path, source: str, releases: Path, limit_bytes: int, limit_entrie
     if target.exists():
         remove(root, source)
     else:
+        failpoint("tree.rename")
         os.rename(root / source, target)
         sync_directory(releases)
     os.chmod(target, 0o555)
@@ -139,6 +142,7 @@ def _unshared(directory: int, name: str, descriptor: int) -> tuple[int, os.stat_
     while block := os.read(descriptor, BLOCK):
         os.write(copy, block)
     os.lseek(copy, 0, os.SEEK_SET)
+    failpoint("tree.copy.rename")
     os.rename(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)
     os.close(descriptor)
     return copy, os.fstat(copy)

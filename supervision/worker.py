@@ -20,6 +20,7 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
+from enjin.failpoints import failpoint
 from supervision.confinement import close_others
 from supervision.steps import NetworkFailed
 
@@ -43,6 +44,7 @@ class Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LIMIT)
+        failpoint("worker.spawn")
         pid = os.fork()
         if pid == 0:
             _serve(theirs)
@@ -64,6 +66,7 @@ class Worker:
             loop = asyncio.get_running_loop()
             try:
                 async with asyncio.timeout(deadline_s):
+                    failpoint("worker.ask.send")
                     await loop.sock_sendall(assert_socket, msgspec.json.encode({"operation": operation, "arguments": arguments}))
                     data = await loop.sock_recv(assert_socket, LIMIT)
             except (TimeoutError, OSError) as error:
@@ -109,6 +112,7 @@ def _serve(channel: socket.socket) -> NoReturn:
                 answer = {"result": operations[request["operation"]](**request["arguments"])}
             except Exception as error:
                 answer = {"error": f"{type(error).__name__}: {error}"}
+            failpoint("worker.answer.send")
             channel.sendall(msgspec.json.encode(answer))
     except BaseException:
         os._exit(1)

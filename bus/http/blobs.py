@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from bus.http.problems import BadRequest, BodyTooLarge, DigestMismatch, QuotaExceeded
 from bus.messages import Command
 from enjin.errors import StepFailed
+from enjin.failpoints import failpoint
 from enjin.host import clock, random_bytes, sync_directory
 from enjin.names import Digest
 
@@ -165,6 +166,7 @@ class BlobStore:
                     view = view[file.write(view) :]
             if hashed.hexdigest() != digest:
                 raise DigestMismatch(f"the {upload.size} bytes have another digest than {digest[:16]}…")
+            failpoint("blob.sync")
             await asyncio.to_thread(os.fsync, file.fileno())
 
     def _keep(self, part: Path, digest: Digest, mine: Path) -> bool:
@@ -172,10 +174,12 @@ class BlobStore:
         known = target.exists()
         if not known:
             os.chmod(part, 0o444)
+            failpoint("blob.rename")
             os.rename(part, target)
             sync_directory(self._root)
         mine.parent.mkdir(exist_ok=True)
         with contextlib.suppress(FileExistsError):
+            failpoint("blob.link")
             os.link(target, mine)
         return known
 

@@ -11,6 +11,7 @@ from typing import Any
 from bus.hub.serving import Hub, say
 from bus.hub.settings import HubConfig, HubRefused, read_config
 from bus.hub.trial import try_strangers
+from enjin.failpoints import failpoint
 
 POLL_MS = 100
 
@@ -30,6 +31,7 @@ def serve(config: HubConfig) -> None:
     try:
         try_strangers(hub)
         hub.admit()
+        failpoint("hub.ready.send")
         os.write(config.ready_fd, b"ready " + hub.public + b"\n")
         say("hub.started", endpoint=config.endpoint, keys=len(hub.allowed.keys), problem=hub.allowed.problem)
         while os.getppid() == parent:

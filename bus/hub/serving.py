@@ -16,6 +16,7 @@ from zmq.utils import z85
 
 from bus.hub.settings import KEYS_MAX, PUBLISH_SUFFIX, AllowedKeys, HubConfig, HubRefused, check_libzmq, read_secret
 from bus.rate import Buckets
+from enjin.failpoints import failpoint
 from enjin.host import clock, monotonic_s
 
 ZAP_ENDPOINT: Final = "inproc://zeromq.zap.01"
@@ -161,6 +162,7 @@ class Hub:
         # trial's stranger is told 400, which it hears at once; after 300 it would wait until its handshake times out.
         refusal = b"400" if key == self.trial_keys[1][0] else b"300"
         status = [b"200", b"", key, b""] if allowed else [refusal, b"", b"", b""]
+        failpoint("hub.zap.send")
         self._zap.send_multipart([*frames[:2], b"1.0", frames[3] if len(frames) > 3 else b"", *status])
 
     def _enrol(self, parts: list[Any]) -> None:
@@ -194,6 +196,7 @@ class Hub:
 
     def _send(self, parts: list[Any]) -> None:
         try:
+            failpoint("hub.pass.send")
             self._publish.send_multipart(parts, zmq.NOBLOCK, copy=False)
         except zmq.ZMQError:
             self.counters["dropped"] += 1

@@ -14,6 +14,7 @@ import zmq
 
 from bus.hub.serving import Hub
 from bus.hub.settings import HubRefused
+from enjin.failpoints import failpoint
 from enjin.host import monotonic_s, random_bytes
 
 DEADLINE_S: Final = 5.0
@@ -79,6 +80,7 @@ def _watch(hub: Hub, knocks: list[_Knock], subject: bytes) -> None:
         hub.step(5)
         if not heard:
             # Repeated, because the listener's subscription may arrive later than this.
+            failpoint("hub.trial.send")
             speaker.send_multipart([subject, b"good key"], zmq.NOBLOCK)
         for knock in list(outside):
             while knock.monitor.poll(0):

@@ -27,6 +27,7 @@ from bus.journal.reserve import Reserve
 from bus.journal.store import Batch, Projection, Store
 from bus.messages import Role
 from enjin.errors import EnjinError
+from enjin.failpoints import failpoint
 from enjin.log import get
 
 QUEUE_MAX: Final = 1_024
@@ -141,6 +142,7 @@ class Sequencer:
                 self._lose(lost, taken)
                 self._fatal(lost)
                 return
+            failpoint("journal.answer")
             self._in_flight = False
             self.head = batch.head
             for waiting, outcome in answers:

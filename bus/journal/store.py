@@ -25,6 +25,7 @@ from bus.journal.errors import ForeignJournal, JournalBusy, JournalDamaged
 from bus.journal.prepared import Prepared
 from bus.journal.reader import KnownRequest, Meta, Reader, StoredSnapshot
 from bus.journal.schema import COMMITS, ENTRIES, FORMAT, HEAD, METADATA, PROJECTION, REQUESTS, SNAPSHOTS, WITNESSES
+from enjin.failpoints import failpoint
 
 T = TypeVar("T")
 PRUNE_ROWS: Final = 5_000
@@ -125,7 +126,10 @@ class Store:
     def _transact(self, function: Callable[[Connection], T]) -> T:
         connection = self._open_connection()
         with connection.begin():
-            return function(connection)
+            found = function(connection)
+            failpoint("journal.commit")
+        failpoint("journal.committed")
+        return found
 
     def _open_connection(self) -> Connection:
         if self._connection is None:
@@ -136,6 +140,7 @@ class Store:
         """End connection and thread, and let another writer come; SQLite moves its log into the file when the last one closes."""
         if self._connection is not None:
             connection, self._connection = self._connection, None
+            failpoint("journal.close")
             self.call(connection.close)
         self._engine.dispose()
         self._thread.shutdown()
@@ -166,6 +171,7 @@ class Store:
 
         def everything(connection: Connection) -> None:
             _write(connection, batch)
+            failpoint("journal.projection.write")
             if batch.rows:
                 projection.write(connection, batch.changes)
                 move_projection(connection, batch.previous, batch.head)
@@ -201,6 +207,7 @@ def _write(connection: Connection, batch: Batch) -> None:
     if batch.rows and batch.commit is not None:
         if _MOVE_HEAD.run(connection, _move(batch.previous, batch.head)) != 1:
             raise JournalBusy(f"entry {batch.previous.number} is not the journal's head any more: somebody else wrote it")
+        failpoint("journal.entries.write")
         _INSERT_ENTRY.run(connection, [row.columns() for row in batch.rows])
         commit = batch.commit
         _INSERT_COMMIT.run(
@@ -208,6 +215,7 @@ def _write(connection: Connection, batch: Batch) -> None:
             {"number": commit.number, "epoch": commit.epoch, "hash": commit.hash, "key_id": commit.key_id, "signature": commit.signature},
         )
     if batch.requests:
+        failpoint("journal.requests.write")
         _INSERT_REQUEST.run(connection, [row._asdict() for row in batch.requests.values()])
     if batch.snapshots:
         _INSERT_SNAPSHOT.run(connection, [row._asdict() for row in batch.snapshots])

@@ -30,6 +30,7 @@ from bus.journal.replay import read_entry
 from bus.journal.snapshot import open_snapshot
 from bus.messages import canonical
 from enjin.errors import EnjinError
+from enjin.failpoints import failpoint
 
 SHARED_FROM: Final = 20_000  # below this, starting processes costs more than it saves
 PROGRAM: Final = "bus.journal.range_check"
@@ -150,6 +151,7 @@ def _share(plan: Sequence[Work]) -> list[Found]:
 
 def _elsewhere(work: Work) -> Found:
     command = [sys.executable, "-I", "-m", PROGRAM]
+    failpoint("journal.verify.spawn")
     done = subprocess.run(command, input=canonical(work), capture_output=True, check=False)
     try:
         return msgspec.json.decode(done.stdout, type=Found)

@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple
 
 from bus.over_nats.program import ServerRefused, find_server
 from enjin.errors import ConfigError
+from enjin.failpoints import failpoint
 from enjin.host import clock
 
 CONFIG_MAX_BYTES: Final = 65_536
@@ -91,6 +92,7 @@ class Relay:
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(CHUNK_BYTES):
+            failpoint("nats.relay.send")
             writer.write(data)
             await writer.drain()
 
@@ -101,6 +103,7 @@ async def serve(told: Told) -> int:
     ending = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ending.set)
+    failpoint("nats.server.spawn")
     server = await asyncio.create_subprocess_exec(program, "--config", told.server, stdin=asyncio.subprocess.DEVNULL)
     listener: asyncio.Server | None = None
     try:

@@ -18,6 +18,7 @@ import msgspec
 
 from bus.over_nats.link import Link, Login
 from enjin.errors import StepFailed, Unreachable
+from enjin.failpoints import failpoint
 from enjin.host import clock, monotonic_s
 from keys.nats_claims import account_token, read_token, system_user_token
 from keys.nats_keys import NatsAuthority
@@ -94,6 +95,7 @@ class Accounts:
         self._answers[inbox] = answers
         end = monotonic_s() + ANSWER_S
         try:
+            failpoint("nats.accounts.send")
             await link.publish(subject, data, inbox)
             while len(answers) < wanted and not link.lost.is_set() and (left := end - monotonic_s()) > 0:
                 self._heard.clear()

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from enjin.errors import ConfigError, Unreachable
+from enjin.failpoints import failpoint
 from enjin.log import get
 from keys.nats_keys import UserKey
 
@@ -122,6 +123,7 @@ class Link:
     async def publish(self, subject: str, frame: bytes, reply: str = "") -> None:
         """Hand *frame* to the server's connection."""
         with _as_loss(self):
+            failpoint("nats.link.send")
             await self.client.publish(subject, frame, reply=reply)
 
     async def settle(self, timeout_s: int = CONNECT_S) -> None:

@@ -21,6 +21,7 @@ from typing import Final
 from bus.over_nats.link import Link, Login, patterns_of, require_client
 from bus.transport import FRAME_MAX_BYTES, Deliveries, Handler, TransportClosed, TransportFull, check_prefix, check_publish
 from enjin.errors import EnjinError, Forbidden, Unreachable
+from enjin.failpoints import failpoint
 from enjin.host import monotonic_s
 from enjin.log import get
 
@@ -202,6 +203,7 @@ class NatsTransport:
                     if not self._outbox:
                         break
                     subject, frame = self._outbox[0]
+                    failpoint("nats.outbox.send")
                     await link.publish(subject, frame)
                     self._outbox.popleft()
                     self._waiting_bytes -= len(frame)

@@ -12,17 +12,16 @@ import select
 import sys
 import time
 
+from supervision.init.failpoints import failpoint
 from supervision.init.handles import Handles
 from supervision.init.log import Log
 from supervision.init.loop import Loop
 from supervision.init.wire import DATAGRAM, PR_SET_NO_NEW_PRIVS, Refusal, flag, number, pairs, prctl, signal_number, text, texts
 
 SERVICES_MAX = 256
-BACKOFF_S, BACKOFF_S_MAX, HEALTHY_S = 0.05, 5.0, 10.0
-EXEC_S = 5.0
+BACKOFF_S, BACKOFF_S_MAX, HEALTHY_S, EXEC_S = 0.05, 5.0, 10.0, 5.0
 SIGKILL, SIGTERM = int(_signal.SIGKILL), int(_signal.SIGTERM)
-FIRST_HIGH = 256  # a child's own descriptors lie below
-DESCRIPTORS_END = 1 << 20
+FIRST_HIGH, DESCRIPTORS_END = 256, 1 << 20  # a child's own descriptors lie below the first
 
 
 class Service:
@@ -104,6 +103,7 @@ class Children:
         output = os.pipe() if service.log else None
         _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())  # none may reach our handlers in the child
         try:
+            failpoint("init.fork")
             pid = os.fork()
             if pid == 0:
                 become(service, table, report, output[1] if output else 2)

@@ -13,6 +13,7 @@ import time
 from _collections import deque  # type: ignore[import-not-found]
 
 from supervision.init.children import Children, Service, send_signal
+from supervision.init.failpoints import failpoint
 from supervision.init.handles import Handles, roomy
 from supervision.init.loop import Loop
 from supervision.init.wire import DATAGRAM, Refusal, dumps, flag, loads, number, placed, signal_number, text
@@ -113,6 +114,7 @@ class Controls:
             while client.out:
                 data, fd = client.out[0]
                 rights = [] if fd is None else [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
+                failpoint("init.answer.send")
                 client.sock.sendmsg([data], rights, _socket.MSG_NOSIGNAL)
                 client.out.popleft()
                 if fd is not None:

@@ -10,6 +10,7 @@ import _socket
 import os
 import sys
 
+from supervision.init.failpoints import failpoint
 from supervision.init.wire import DATAGRAM, Refusal, dumps, loads
 
 ANSWER_S = 2.0
@@ -32,6 +33,7 @@ def _take(path: str, handle: str) -> int | None:
     try:
         sock.settimeout(ANSWER_S)
         sock.connect(path)
+        failpoint("init.heir.send")
         sock.send(dumps({"id": 1, "op": "take", "handle": handle}))
         data, rights, _, _ = sock.recvmsg(DATAGRAM, _socket.CMSG_SPACE(64))
         for level, kind, payload in rights:

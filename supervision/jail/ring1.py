@@ -17,6 +17,7 @@ import stat
 import struct
 from typing import Final, NamedTuple, NoReturn
 
+from enjin.failpoints import failpoint
 from supervision import kernel, seccomp
 from supervision.confinement import Held, execute, set_limits
 from supervision.jail import files
@@ -61,6 +62,7 @@ def body(held: Held, plan: Plan) -> NoReturn:
     os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+    failpoint("jail.spawn")
     pid = os.fork()
     if pid:
         held.say(f"pid {pid}")
