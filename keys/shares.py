@@ -25,6 +25,7 @@ from nacl.exceptions import CryptoError
 
 from enjin.canonical import canonical, from_text, parse, to_text
 from enjin.errors import ConfigError, EnjinError, Invalid, Refused
+from enjin.failpoints import failpoint
 from enjin.host import FileFailed, random_bytes, read_bounded, sync_directory, write_atomic
 from keys.frame import open_frame
 from keys.root import SHARES, RootStatement, make_root, read_root
@@ -286,6 +287,7 @@ def write_together(directory: Path, shares: Sequence[Share]) -> list[Path]:
     _make_directory(fresh)
     write_shares([fresh], shares)
     try:
+        failpoint("shares.rename")
         os.rename(fresh, directory)
     except OSError as error:
         shutil.rmtree(fresh, ignore_errors=True)

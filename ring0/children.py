@@ -204,6 +204,7 @@ class Child:
             beacon = await self._beacon_now()
             if beacon is not None:
                 told = caller.speaker.seal(subject, ParentBeacon(beacon=beacon), audience=self.node, ttl_ms=BEACON_TTL_MS)
+                failpoint("child.beacon.send")
                 await caller.transport.publish(subject, told)
             await asyncio.sleep(BEACON_S)
 
