@@ -88,6 +88,7 @@ class TrustSet:
         self._frames: dict[str, bytes] = {}
         self._keys: dict[str, Known] = {}
         self._revoked: dict[str, str] = {}
+        self._bound: dict[str, str] = {}  # public key (hex) -> the subject to which a grant binds it
         self._names: dict[str, frozenset[str]] = {}  # grant -> what revokes it: its own hash, and the id of each of its keys
         self._standing: dict[str, _Standing] = {}  # emptied by every revocation
 
@@ -127,10 +128,9 @@ class TrustSet:
         verify(bytes.fromhex(parent.keys.issue), frame.type, frame.payload, frame.signature)
 
     def _bind_keys(self, grant: Grant, digest: str) -> None:
-        fresh = {str(key_id(bytes.fromhex(key))): key for key in grant.keys.all()}
-        for old in self._grants.values():
-            if old.subject != grant.subject and set(old.keys.all()) & set(fresh.values()):
-                raise GrantRefused("a key of the grant is already bound to another subject")
+        if any(self._bound.get(key, grant.subject) != grant.subject for key in grant.keys.all()):
+            raise GrantRefused("a key of the grant is already bound to another subject")
+        self._bound.update(dict.fromkeys(grant.keys.all(), grant.subject))
         public = bytes.fromhex(grant.keys.message)
         identity = str(key_id(public))
         known = self._keys.get(identity)
