@@ -23,7 +23,8 @@ from typing import Any, Final
 import zmq
 from zmq.utils import z85
 
-from bus.hub.serving import CONFIRM, HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS, HIGH_WATER, MESSAGE_MAX_BYTES
+from bus.heartbeats import BEAT_MAX_S, MISSED_MAX
+from bus.hub.serving import CONFIRM, HIGH_WATER, MESSAGE_MAX_BYTES
 from bus.hub.settings import PUBLISH_SUFFIX, check_libzmq
 from bus.transport import FRAME_MAX_BYTES, Deliveries, Handler, TransportClosed, TransportFull, check_prefix, check_publish
 from enjin.canonical import canonical
@@ -194,7 +195,8 @@ class ZmqTransport:
         opened.curve_serverkey, opened.curve_publickey, opened.curve_secretkey = self._keys
         opened.maxmsgsize = MESSAGE_MAX_BYTES
         opened.handshake_ivl = HANDSHAKE_MS
-        opened.heartbeat_ivl, opened.heartbeat_timeout = HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
+        # The hub beats, and each beat says when it is dead to us; ours is for a hub that never said so.
+        opened.heartbeat_ivl, opened.heartbeat_timeout = 1000 * BEAT_MAX_S, 1000 * MISSED_MAX * BEAT_MAX_S
         opened.sndhwm = opened.rcvhwm = HIGH_WATER
         opened.reconnect_ivl, opened.reconnect_ivl_max = RECONNECT_MS, RECONNECT_MAX_MS
         opened.connect(f"ipc://{self._endpoint}{suffix}")

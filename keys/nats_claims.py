@@ -26,7 +26,7 @@ from keys.nats_keys import IssuingKey, Kind, NatsAuthority, public_text
 from keys.signing import BadSignature, verify_raw
 
 EVERYBODY: Final = "*"
-CONNECTIONS_MAX: Final = 4096
+CONNECTIONS_MAX: Final = 16_384
 SUBSCRIPTIONS_MAX: Final = 256
 PAYLOAD_MAX_BYTES: Final = 1 << 20
 TOKEN_MAX_BYTES: Final = 1 << 20

@@ -9,7 +9,7 @@ import signal
 from typing import Any
 
 from bus.hub.serving import Hub, say
-from bus.hub.settings import HubConfig, HubRefused, read_config
+from bus.hub.settings import HubConfig, HubRefused, raise_descriptors, read_config
 from bus.hub.trial import try_strangers
 from enjin.failpoints import failpoint
 
@@ -27,6 +27,7 @@ def _end(_number: int, _frame: Any) -> None:
 def serve(config: HubConfig) -> None:
     """Serve as *config* says until a signal ends it, or its parent has ended. Raises: HubRefused."""
     parent = os.getppid()
+    raise_descriptors()
     hub = Hub(config)
     try:
         try_strangers(hub)

@@ -14,7 +14,8 @@ from typing import Any, Final
 import zmq
 from zmq.utils import z85
 
-from bus.hub.settings import KEYS_MAX, PUBLISH_SUFFIX, AllowedKeys, HubConfig, HubRefused, check_libzmq, read_secret
+from bus.heartbeats import MISSED_MAX, beat_s
+from bus.hub.settings import KEYS_MAX, PUBLISH_SUFFIX, AllowedKeys, HubConfig, HubRefused, check_libzmq, count_keys, read_secret
 from bus.rate import Buckets
 from enjin.failpoints import failpoint
 from enjin.host import clock, monotonic_s
@@ -25,8 +26,6 @@ MESSAGE_MAX_BYTES: Final = (1 << 20) + 256
 TOPIC_MAX_BYTES: Final = 128
 CONFIRM: Final = b"\xff"  # sorts after every prefix, so a reconnecting client's prefixes are in force before it
 HANDSHAKE_MS: Final = 3000
-HEARTBEAT_MS: Final = 2000
-HEARTBEAT_TIMEOUT_MS: Final = 6000
 HIGH_WATER: Final = 20_000
 BACKLOG: Final = 256
 BATCH: Final = 256
@@ -73,6 +72,7 @@ class Hub:
         self.trial_keys = [zmq.curve_keypair() for _ in range(2)]  # before a context lives: libzmq aborted on that
         self.allowed = AllowedKeys(config.keys)
         self.counters = dict.fromkeys(("passed", "dropped", "slowed", "refused", "enrolled", "revoked", "confirmed"), 0)
+        self._keys = config.keys
         self._admitting = False
         self._early: list[tuple[list[bytes], bytes]] = []
         self._rate = Buckets(PER_KEY_PER_SECOND, 2 * PER_KEY_PER_SECOND, KEYS_MAX)
@@ -100,7 +100,9 @@ class Hub:
         served.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         served.maxmsgsize = MESSAGE_MAX_BYTES
         served.handshake_ivl = HANDSHAKE_MS
-        served.heartbeat_ivl, served.heartbeat_timeout = HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
+        beat_ms = 1000 * beat_s(count_keys(self._keys))  # of the connections that it will take; set anew when it is bound anew
+        served.heartbeat_ivl = beat_ms
+        served.heartbeat_timeout = served.heartbeat_ttl = MISSED_MAX * beat_ms
         served.sndhwm = served.rcvhwm = HIGH_WATER
         if kind == zmq.XPUB:
             served.setsockopt(zmq.XPUB_MANUAL, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from typing import Final, NamedTuple
 
 import zmq
@@ -14,7 +15,7 @@ from enjin.errors import ConfigError
 PUBLISH_SUFFIX: Final = ".pub"
 LIBZMQ_FLOOR: Final = (4, 3, 4)
 PATH_MAX_BYTES: Final = 107
-KEYS_MAX: Final = 4096
+KEYS_MAX: Final = 16_384
 KEYS_FILE_MAX_BYTES: Final = KEYS_MAX * 48
 LOOK_AT_KEYS_S: Final = 0.1
 CONFIG_MAX_BYTES: Final = 65_536
@@ -127,3 +128,18 @@ class AllowedKeys:
 
     def __contains__(self, key: object) -> bool:
         return key in self.keys or key in self.extra
+
+
+def count_keys(path: str) -> int:
+    """Return how many keys the file at *path* allows now; 0 when it is bad."""
+    allowed = AllowedKeys(path)
+    allowed.peek()
+    return len(allowed.keys)
+
+
+def raise_descriptors() -> int:
+    """Let this process open as many descriptors as its hard limit allows, and return how many: two for each participant."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

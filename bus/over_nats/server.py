@@ -13,13 +13,15 @@ import json
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from bus.heartbeats import MISSED_MAX, beat_s
 from bus.transport import FRAME_MAX_BYTES
 from enjin.host import write_atomic
 from keys.nats_claims import account_token, operator_token, system_token
 from keys.nats_keys import NatsAuthority
 
 CONTROL_LINE_MAX: Final = 32_768  # a token with every subject of a narrow grant stands in one line
-CONNECTIONS_MAX: Final = 8192
+CONNECTIONS_MAX: Final = 16_384
+HANDSHAKE_S: Final = 5  # a thousand that come back at once wait for each other
 PENDING_MAX_BYTES: Final = 32 << 20
 
 
@@ -28,6 +30,7 @@ class Server(NamedTuple):
 
     name: unique in the cluster. port: clients', on host. cluster_port: other servers', 0 without a cluster.
     routes: ``host:cluster_port`` of every server of the cluster. channels: whose accounts it knows from the start.
+    participants: how many it will serve, as far as is known.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Server(NamedTuple):
     cluster_port: int = 0
     routes: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
+    participants: int = 0
 
     @property
     def config(self) -> Path:
@@ -75,7 +79,7 @@ def configuration(server: Server, authority: NatsAuthority, cloud: str) -> dict[
     told: dict[str, Any] = {
         "server_name": server.name,
         "listen": server.address,
-        "tls": {**files, "min_version": "1.3", "timeout": 2, "handshake_first": True},
+        "tls": {**files, "min_version": "1.3", "timeout": HANDSHAKE_S, "handshake_first": True},
         "operator": operator_token(authority, cloud),
         "system_account": authority.system.text,
         "resolver": {"type": "full", "dir": str(folder / "accounts"), "allow_delete": False, "limit": 4096, "interval": "2s"},
@@ -85,8 +89,8 @@ def configuration(server: Server, authority: NatsAuthority, cloud: str) -> dict[
         "max_connections": CONNECTIONS_MAX,
         "max_pending": PENDING_MAX_BYTES,
         "write_deadline": "2s",
-        "ping_interval": "2s",
-        "ping_max": 2,
+        "ping_interval": f"{beat_s(server.participants)}s",
+        "ping_max": MISSED_MAX - 1,
     }
     if server.cluster_port:
         told["cluster"] = {
