@@ -6,7 +6,8 @@ half-open peer's farewell; so a link is used once and ``participant`` makes the 
 its queue and task per subscription: these lose the order between two subjects, and drop what a busy loop has not taken
 while the reading goes on. They are handed over where the library takes them off the wire, and the reading waits.
 
-INV-NLK-1: a link that does not answer twice in a row within ``PING_S`` each is lost, whatever TCP says.
+INV-NLK-1: a link that does not answer twice in a row within a beat each is lost, whatever TCP says.
+INV-NLK-2: an answer that comes after its question was given up is dropped, and costs neither the link nor the next question.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import contextlib
 import logging
 import re
 import ssl
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from bus.heartbeats import BEAT_S
 from enjin.errors import ConfigError, Unreachable
 from enjin.failpoints import failpoint
 from enjin.log import get
@@ -31,17 +34,19 @@ if TYPE_CHECKING:
 Taker = Callable[[str, bytes, bytes], None]
 
 CONNECT_S: Final = 3
-PING_S: Final = 2
+FAREWELL_S: Final = 2
 PINGS_MISSED_MAX: Final = 2
 PENDING_BYTES: Final = 4 << 20
 YIELD_EACH: Final = 64
 FAREWELLS_MAX: Final = 8
+HANDSHAKES_MAX: Final = 32  # at once in one process: more would take turns anyway, and all give up together
 UNIX: Final = "unix:"
 SERVER_NAME: Final = "bus.enjin.internal"
 _REFUSED: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 
 _log = get("bus.nats")
 _farewells: set[asyncio.Task[None]] = set()
+_turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = weakref.WeakKeyDictionary()
 
 
 class NoNats(ConfigError):
@@ -55,37 +60,42 @@ class Login(NamedTuple):
     """Where the servers are, whose certificate they must have, and who we are there.
 
     servers: ``host:port`` or ``unix:/path`` each, tried in turn. authority: PEM of the cloud's certificate authority.
-    user: our key. token: returns our token as it is now, asked at each login.
+    user: our key. token: returns our token as it is now, asked at each login. beat_s: how often we ask whether the server is there.
     """
 
     servers: tuple[str, ...]
     authority: str
     user: UserKey
     token: Callable[[], str]
+    beat_s: int = BEAT_S
 
 
 class Link:
     """One connection; made by ``open``."""
 
-    def __init__(self, take: Taker) -> None:
+    def __init__(self, take: Taker, beat_s: int = BEAT_S) -> None:
         self.client = _client(take)
+        self._beat_s = beat_s
         self.lost = asyncio.Event()
         self.heard_patterns: set[str] = set()
         self.on_refused: Callable[[str], None] | None = None
 
     @classmethod
-    async def open(cls, login: Login, server: str, name: str, take: Taker) -> Link:
+    async def open(cls, login: Login, server: str, name: str, take: Taker, patience_s: int = CONNECT_S) -> Link:
         """Connect to *server* (one of ``login.servers``) and log in; *take* gets (pattern, subject, frame), in order.
+
+        Args:
+            patience_s: For how many seconds it may take to let us in.
 
         Raises:
             Unreachable: It does not answer, is not of our cloud, or does not let us in.
             NoNats: nats-py is not installed.
         """
-        link = cls(take)
+        link = cls(take, login.beat_s)
         if server.startswith(UNIX):
             link.client._transport = _unix_transport(server.removeprefix(UNIX))
         try:
-            async with asyncio.timeout(CONNECT_S):
+            async with _turn(), asyncio.timeout(patience_s):
                 await link.client.connect(
                     "tls://bus:1" if server.startswith(UNIX) else f"tls://{server}",
                     name=name,
@@ -97,8 +107,8 @@ class Link:
                     allow_reconnect=False,
                     max_reconnect_attempts=1,
                     reconnect_time_wait=0,
-                    connect_timeout=CONNECT_S,
-                    ping_interval=PING_S,
+                    connect_timeout=patience_s,
+                    ping_interval=login.beat_s,
                     max_outstanding_pings=PINGS_MISSED_MAX,
                     pending_size=PENDING_BYTES,
                     error_cb=link._heard_error,
@@ -141,7 +151,7 @@ class Link:
         missed = 0
         while not self.lost.is_set() and missed < PINGS_MISSED_MAX:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0 if missed else PING_S):
+                async with asyncio.timeout(0 if missed else self._beat_s):
                     await self.lost.wait()
                 return
             missed = 0 if await self._answers() else missed + 1
@@ -149,7 +159,7 @@ class Link:
 
     async def _answers(self) -> bool:
         try:
-            await self.client.flush(PING_S)
+            await self.client.flush(self._beat_s)
         except Exception:
             return False
         return True
@@ -203,6 +213,10 @@ def require_client() -> type[Client]:
     return Client
 
 
+def _turn() -> asyncio.Semaphore:
+    return _turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(HANDSHAKES_MAX))
+
+
 def _client(take: Taker) -> Client:
     Client = require_client()  # a class, made into another one below
 
@@ -217,6 +231,14 @@ def _client(take: Taker) -> Client:
             self.taken += 1
             if self.taken % YIELD_EACH == 0:
                 await asyncio.sleep(0)
+
+        async def _process_pong(self) -> None:
+            # The library answers its oldest question even when that was given up; that raises, and ends the reading for good.
+            if self._pongs and self._pongs[0].done():
+                self._pongs.pop(0)
+                self._pings_outstanding = 0
+            else:
+                await super()._process_pong()
 
     logging.getLogger("asyncio").addFilter(_is_news)
     return InOrder()
@@ -253,7 +275,7 @@ def _tls(authority: str) -> ssl.SSLContext:
 
 async def _say_farewell(client: Client) -> None:
     with contextlib.suppress(Exception):
-        async with asyncio.timeout(PING_S):
+        async with asyncio.timeout(FAREWELL_S):
             await client.close()
 
 

@@ -18,11 +18,11 @@ import contextlib
 import itertools
 from typing import Final
 
-from bus.over_nats.link import Link, Login, patterns_of, require_client
+from bus.over_nats.link import CONNECT_S, Link, Login, patterns_of, require_client
 from bus.transport import FRAME_MAX_BYTES, Deliveries, Handler, TransportClosed, TransportFull, check_prefix, check_publish
 from enjin.errors import EnjinError, Forbidden, Unreachable
 from enjin.failpoints import failpoint
-from enjin.host import monotonic_s
+from enjin.host import monotonic_s, random_bytes
 from enjin.log import get
 
 OUTBOX_MAX: Final = 10_000
@@ -31,6 +31,7 @@ YIELD_EACH: Final = 64
 SUBSCRIBE_DEADLINE_S: Final = 10.0
 AGAIN_S: Final = 0.05
 AGAIN_MAX_S: Final = 1.0
+CONNECT_MAX_S: Final = 12
 LAST_WORDS_S: Final = 0.5
 
 _log = get("bus.nats")
@@ -157,29 +158,33 @@ class NatsTransport:
 
     async def _live(self) -> None:
         """Make one link after the other, until cancelled."""
-        pause, said = AGAIN_S, ""
+        pause, patience, said = AGAIN_S, CONNECT_S, ""
         for server in itertools.cycle(self._login.servers):
             began = monotonic_s()
             try:
-                await self._serve(await Link.open(self._login, server, self._name, self._take))
+                link = await Link.open(self._login, server, self._name, self._take, patience)
+                await self._serve(link, patience)
+                patience = CONNECT_S
             except Unreachable as error:
+                if monotonic_s() - began >= patience:  # thousands may come to it at once, and giving up together helps nobody
+                    patience = min(2 * patience, CONNECT_MAX_S)
                 if said != error.message:
                     said = error.message
                     _log.info("connection.refused", server=server, error=error)
             except Exception:
                 _log.exception("connection.failed", server=server)
             pause = AGAIN_S if monotonic_s() - began > AGAIN_MAX_S else min(2 * pause, AGAIN_MAX_S)
-            await asyncio.sleep(pause)
+            await asyncio.sleep(pause * (0.5 + random_bytes(1)[0] / 255))  # or all who lost a server come back in step
 
-    async def _serve(self, link: Link) -> None:
-        """Send and hear over *link* until it is lost."""
+    async def _serve(self, link: Link, patience_s: int) -> None:
+        """Send and hear over *link* until it is lost; it has *patience_s* to take our patterns."""
         link.on_refused = self._refused
         self._silent.clear()
         sender = asyncio.get_running_loop().create_task(self._send(link))
         try:
             for pattern in tuple(self._patterns):
                 await link.listen(pattern)
-            await link.settle()
+            await link.settle(patience_s)
             self._link = link
             self._linked.set()
             await link.watch()

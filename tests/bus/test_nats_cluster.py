@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from nats.errors import FlushTimeoutError
 
 from bus.over_nats import accounts
 from bus.over_nats.link import Link, Login
@@ -125,6 +126,29 @@ async def test_c12_a_frozen_server_is_left(cluster: Cluster) -> None:
         cluster.processes[0].send_signal(signal.SIGCONT)
     for participant in participants:
         await participant.close()
+
+
+@asynchronous
+async def test_a_late_answer_costs_no_link(home: Path) -> None:
+    """A server that answers after it was given up for a moment is heard again over the same connection."""
+    with running_cluster(home) as cluster:
+        await cluster.open()
+        cluster.enrol("one")
+        heard: list[bytes] = []
+        link = await Link.open(cluster.login("one"), cluster.addresses[0], "one", lambda _pattern, _subject, frame: heard.append(frame))
+        await link.listen("seen.x")
+        await link.settle()
+        stopped = cluster.processes[0]
+        stopped.send_signal(signal.SIGSTOP)
+        await until(lambda: " T " in Path(f"/proc/{stopped.pid}/stat").read_text(), "it is stopped")
+        with pytest.raises(FlushTimeoutError):
+            await link.client.flush(0.1)  # type: ignore[arg-type]
+        stopped.send_signal(signal.SIGCONT)
+        await link.settle()
+        await link.publish("seen.x", b"after")
+        await until(lambda: heard == [b"after"], "the message after")
+        assert not link.lost.is_set()
+        await link.close()
 
 
 @pytest.mark.parametrize("behind_s", [0, 3600])
