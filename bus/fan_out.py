@@ -46,17 +46,26 @@ class FanOut:
         audience: The group.
         expected: Who should answer: subject id -> what people call it.
         progressed: Called after each answer that counts.
+        again_max_s: After how long a silence it asks again, at most; ``AGAIN_MAX_S`` when None.
     """
 
     def __init__(
-        self, callers: Sequence[Caller], audience: str, expected: Mapping[str, str], progressed: Progressed = lambda _collection: None
+        self,
+        callers: Sequence[Caller],
+        audience: str,
+        expected: Mapping[str, str],
+        progressed: Progressed = lambda _collection: None,
+        *,
+        again_max_s: float | None = None,
     ) -> None:
         self._callers = callers
         self._audience = audience
         self._expected = expected
         self._progressed = progressed
+        self._again_max_s = AGAIN_MAX_S if again_max_s is None else again_max_s
         self._digests: dict[Caller, set[str]] = {caller: set() for caller in callers}
         self._done = asyncio.Event()
+        self._heard_s = 0.0  # when the newest answer came
         self._stale: set[str] = set()  # what we sent before we knew cloud time
 
     async def ask(self, message: Command | Query, *, reason: str = "", timeout_s: float = TIMEOUT_S) -> Collection:
@@ -78,11 +87,20 @@ class FanOut:
                 for audience in self._audiences(collection):
                     for caller in self._callers:
                         await self._send(caller, subject, message, audience, rid, reason)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, wait_s)):
-                        await self._done.wait()
-                wait_s = min(2 * wait_s, AGAIN_MAX_S)
+                await self._quiet(left, wait_s)
+                wait_s = min(2 * wait_s, self._again_max_s)
         return collection
+
+    async def _quiet(self, left_s: float, wait_s: float) -> None:
+        """Return after *left_s*, when nobody has answered for *wait_s*, or when there is nothing to wait for.
+
+        While answers come in, asking again would only make those repeat themselves whose answers are on their way.
+        """
+        began = monotonic_s()
+        while not self._done.is_set() and (left := min(began + left_s, max(began, self._heard_s) + wait_s) - monotonic_s()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._done.wait()
 
     def _audiences(self, collection: Collection) -> list[str]:
         """Return whom to ask now: the group, or those few of it who have not answered."""
@@ -111,7 +129,8 @@ class FanOut:
                 caller.speaker.offset_us += statement.time - caller.speaker.now()
                 self._stale, self._digests[caller] = self._digests[caller], set()
                 self._done.set()
-            elif collection.take(statement.iss, reply, monotonic_s()) is Taken.NEW:
+            elif collection.take(statement.iss, reply, now_s := monotonic_s()) is Taken.NEW:
+                self._heard_s = now_s
                 self._progressed(collection)
                 if collection.complete:
                     self._done.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -307,6 +308,27 @@ async def test_n12_a_repeated_answer_counts_once() -> None:
     async with crowd(MemoryNetwork(Faults(repeat=1.0)).join) as made:
         found = await made.ask(expected={one: one for one in (*made.ids, "a-00000000000000ff")}, timeout_s=0.3)
     assert (found.summary().ok, found.repeated) == (MEMBERS, MEMBERS)
+
+
+@asynchronous
+async def test_nobody_is_asked_again_while_answers_come_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers that come one by one put off the next question, as long as no silence between them is as long as it waits for."""
+    monkeypatch.setattr(fan_out_module, "AGAIN_S", 0.8)
+
+    def slow_down(transport: Transport, wait_s: float) -> None:
+        publish = transport.publish
+
+        async def later(subject: str, frame: bytes) -> None:
+            await asyncio.sleep(wait_s)
+            await publish(subject, frame)
+
+        monkeypatch.setattr(transport, "publish", later)
+
+    async with crowd(MemoryNetwork().join) as made:
+        for number, transport in enumerate(made.transports[:MEMBERS]):
+            slow_down(transport, 0.2 * (number + 1))
+        found = await made.ask()
+        assert (found.summary().ok, found.repeated, made.count("passed")) == (MEMBERS, 0, MEMBERS)
 
 
 @asynchronous
