@@ -273,6 +273,70 @@ async def test_n77_a_storm_of_strangers_does_not_starve_the_enrolled(hub: Runnin
         await transport.close()
 
 
+class SlowHub:
+    """A hub in a thread, whose check of newcomers can be held up."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.config = folder, read_config(str(configure(folder)))
+        self.holding, self.ended, self.serving = threading.Event(), threading.Event(), threading.Event()
+        self.held: list[list[object]] = []
+        self.thread = threading.Thread(target=self._serve)
+
+    def _serve(self) -> None:
+        hub = Hub(self.config)
+        check = hub._authenticate
+        hub._authenticate = lambda parts: self.held.append(parts) if self.holding.is_set() else check(parts)  # type: ignore[method-assign]
+        try_strangers(hub)
+        hub.admit()
+        self.public, self.counters = hub.public.decode(), hub.counters
+        self.serving.set()
+        while not self.ended.is_set():
+            hub.step(10)
+            while self.held and not self.holding.is_set():
+                check(self.held.pop(0))
+        hub.close()
+
+
+@pytest.fixture
+def slow(home: Path) -> Iterator[SlowHub]:
+    """A hub whose check of newcomers can be held up."""
+    made = SlowHub(home)
+    made.thread.start()
+    try:
+        assert made.serving.wait(30)
+        yield made
+    finally:
+        made.ended.set()
+        made.thread.join(30)
+
+
+@asynchronous
+async def test_n77_a_check_that_says_nothing_lets_nobody_in(slow: SlowHub) -> None:
+    """While it hangs, a known key waits like an unknown one and who is in goes on; when it speaks, the known one alone gets in."""
+    hub = RunningHub(slow.folder, None, slow.public, {})  # type: ignore[arg-type]
+    hub.allow("one", "other", "late")
+    one, other = hub.connect("one"), hub.connect("other")
+    await echo(one, other)
+    slow.holding.set()
+    late, stranger = hub.connect("late"), hub.connect("stranger")
+    heard: list[bytes] = []
+    waiting = [
+        asyncio.ensure_future(newcomer.subscribe("seen", lambda _subject, frame: heard.append(frame))) for newcomer in (late, stranger)
+    ]
+    await stranger.publish("seen.lie", b"a lie")
+    await until(lambda: len(slow.held) >= 4, "both ask to be let in, on both sockets")
+    await echo(one, other, "seen.meanwhile")
+    assert (heard, [task.done() for task in waiting]) == ([], [False, False])
+    slow.holding.clear()
+    await waiting[0]
+    await until(lambda: slow.counters["refused"], "the stranger's refusal")
+    await echo(one, late, "seen.after")
+    assert (b"a lie" in heard, waiting[1].done()) == (False, False)
+    waiting[1].cancel()
+    for transport in (one, other, late, stranger):
+        await transport.close()
+
+
 @asynchronous
 async def test_a_killed_hub_comes_back_and_everybody_with_it(hub: RunningHub) -> None:
     """kill -9 and a new one on the same paths: publishers and subscribers go on by themselves."""

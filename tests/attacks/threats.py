@@ -117,7 +117,10 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
     72: (f"{ROUTING}::test_n72_host_is_matched_without_port_case_and_dot", f"{HTTP}::test_n72_other_hosts_are_not_served"),
     75: (f"{SECRETS}::test_n75_no_secret_in_what_is_kept", f"{SECRETS}::test_n75_no_secret_in_logs"),
     76: (f"{BUS}::test_n76_strangers_do_not_get_in", f"{COMMANDS}::test_n76_an_unknown_curve_key_cannot_connect"),
-    77: (f"{BUS}::test_n77_a_hub_without_its_check_refuses_to_serve", f"{BUS}::test_n77_a_storm_of_strangers_does_not_starve_the_enrolled"),
+    77: (
+        f"{BUS}::test_n77_a_hub_without_its_check_refuses_to_serve", f"{BUS}::test_n77_a_check_that_says_nothing_lets_nobody_in",
+        f"{BUS}::test_n77_a_storm_of_strangers_does_not_starve_the_enrolled",
+    ),
     78: (
         f"{NATS}::test_n78_a_rogue_server_gets_no_signature_over_a_message", f"{NATS}::test_n78_what_a_rogue_server_gets_is_of_no_use",
         f"{NATS_KEYS}::test_n78_a_text_that_could_mean_something_is_not_signed", f"{NATS_KEYS}::test_n78_an_answer_is_no_signature_of_ours",
