@@ -22,8 +22,8 @@ from enjin.errors import InvariantError, Refused
 KIND_MAX_BYTES: Final = 64
 
 __all__ = [
-    "Answer", "Asker", "Command", "Decide", "Fact", "Malformed", "Message", "Moment", "NotCanonical", "Observation",
-    "Query", "Question", "Reply", "Role", "Rule", "Table", "UnknownKind", "Where", "canonical", "parse",
+    "Answer", "Asker", "Command", "Decide", "Fact", "Malformed", "Message", "Moment", "Needs", "NotCanonical",
+    "Observation", "Query", "Question", "Reply", "Role", "Rule", "Table", "UnknownKind", "Where", "always", "canonical", "parse",
 ]  # fmt: skip
 
 
@@ -122,11 +122,15 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True):
-    """When, by whom and under which request something is decided: all that a decision may know besides the world."""
+    """When, by whom and under which request something is decided: all that a decision may know besides the world.
+
+    ``frame`` is the signed message itself, where there is one: what a decision keeps as evidence.
+    """
 
     time: int
     request: str
     asker: Asker
+    frame: bytes = b""
 
     def id(self, ordinal: int, prefix: str) -> str:
         """Return an id derived from the request and *ordinal* (0, 1, … within one decision): ``prefix-<16 hex>``."""
@@ -137,6 +141,12 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
 Decide = Callable[[Any, Any, Moment], Iterator[Fact]]
 Answer = Callable[[Any, Any, Asker], object]
 Where = Callable[[Any, Any], str]
+Needs = Callable[[Any, Any], bool]
+
+
+def always(_wish: Any, _world: Any) -> bool:
+    """Say yes: every such wish needs approvals."""
+    return True
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -145,6 +155,7 @@ class Rule(msgspec.Struct, frozen=True):
     ``compartment`` names the compartment that the wish touches, for the permission check; None: the whole domain.
     ``group``: it may be asked of many at once. ``result`` makes the reply's result from (wish, world after, moment); None: null.
     ``urgent``: it revokes, stops or removes, and is decided even when the disk is full; so is what the daemon itself reports.
+    ``approvals`` says of (wish, world) whether other operators must approve it first (``compartments.approvals``); ``always`` says yes.
     """
 
     command: type[Command]
@@ -154,6 +165,7 @@ class Rule(msgspec.Struct, frozen=True):
     result: Callable[[Any, Any, Moment], object] | None = None
     group: bool = False
     urgent: bool = False
+    approvals: Needs | None = None
 
     @property
     def summary(self) -> str:

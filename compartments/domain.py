@@ -31,7 +31,7 @@ from bus.speaker import Speaker
 from bus.stages import StageRefused
 from bus.transport import Transport
 from bus.watching import MessageRefused
-from compartments import accounts, audit, history
+from compartments import accounts, approvals, audit, history
 from compartments.beacons import Gate
 from compartments.facts import FACTS
 from compartments.rows import Grant, RevokedKey
@@ -112,7 +112,7 @@ class Domain:
             daemon=True,
         )  # fmt: skip
         self.table = Table.of(
-            *rows,
+            approvals.service(rows, path=place.path, domain=place.domain, ring=place.ring, clock=self.journal.now),
             history.questions(self.journal, trust.message_keys, lambda: self.dispatcher.counters),
             audit.questions(self.journal, place.domain, place.ring),
             roll_call.questions(place.node, place.ring),
@@ -220,7 +220,7 @@ class Domain:
 
         def moment_of(time: int) -> Moment:
             self.trust.authority(statement.grant, self.journal.now())
-            return msgspec.structs.replace(moment, time=time)
+            return msgspec.structs.replace(moment, time=time, frame=frame)
 
         cause = Cause.of(frame, kind=rule.command.KIND, request=moment.request, body=statement.body, asker=moment.asker)
         outcome = await self.journal.decide(cause, rule, wish, moment_of)

@@ -210,6 +210,7 @@ class SealingKey(Row):
     public: str
     created: int = 0
     state: SealingKeyState = "in use"
+    condemned: int = 0
     shredded: int = 0
 
 

@@ -52,6 +52,8 @@ SECTIONS: Final = (
     ("Trust", {
         "key": "list, create, rotate, revoke",
         "token": "create, list, revoke",
+        "approvals": "what waits for another operator",
+        "approve": "say yes to it, or no",
         "trust": "why something is believed, down to the root",
         "audit": "who did what, when and why; verify, export, diff, repair",
     }),

@@ -131,6 +131,12 @@ def close(wish: CloseAccount, world: World, at: Moment) -> Iterator[Fact]:
     yield AccountClosed(id=account.id, time=at.time)
 
 
+def ends_operator(wish: CloseAccount, world: World) -> bool:
+    """Tell whether *wish* ends an operator's authority, which one operator alone must not do to another."""
+    account = world.get(Account, wish.account) or world.first(Account, name=wish.account)
+    return account is not None and any(row.role == "operator" for row in world.find(Membership, account=account.id))
+
+
 def create_token(wish: CreateToken, world: World, at: Moment) -> Iterator[Fact]:
     """Make a token. Raises: NoSuchAccount, NoSuchCompartment, BadName, NameTaken, TokenTooWide, TooManyTokens, Forbidden, Invalid."""
     account = _active(world, wish.account)
@@ -235,7 +241,7 @@ TABLE: Final = (
     Rule(
         CreateAccount, create, allow=Role.OPERATOR, compartment=lambda wish, world: places.place_id(world, wish.compartment), result=created
     ),
-    Rule(CloseAccount, close, allow=Role.OPERATOR, compartment=account_place, urgent=True),
+    Rule(CloseAccount, close, allow=Role.OPERATOR, compartment=account_place, urgent=True, approvals=ends_operator),
     Rule(CreateToken, create_token, allow=Role.TENANT, compartment=account_place, result=token_created),
     Rule(RevokeToken, revoke_token, allow=Role.TENANT, compartment=token_place, urgent=True),
     Question(ListAccounts, list_accounts, allow=Role.OPERATOR),

@@ -1,7 +1,7 @@
 """The private halves of compartments' sealing keys: made, enrolled, used, destroyed.
 
 Owns the files below ``ring1/secrets``: beside journal and projection, and in no backup. Acts on what the journal says: a key
-that was condemned is destroyed and never read again.
+that was condemned is destroyed and never read again, once the approvals that this needed were seen to hold.
 
 INV-SLK-1: a file is made only while the journal knows no key, so a shredded compartment does not come by another one unasked.
 """
@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from compartments import approved, graph
 from compartments.domain import Domain
 from compartments.rows import Compartment
 from compartments.rows_apps import SealingKey
+from compartments.shredding import ShredSecrets
 from enjin import log
-from enjin.errors import EnjinError
+from enjin.errors import EnjinError, Refused
 from keys.keyring import KeyPair, create_seed, destroy_seed, load_seed
 from keys.sealing import Unsealable
 from ring1.settings import EnrollSealingKey
@@ -45,7 +47,7 @@ class SealingKeys:
             if key is None:
                 await self._enrol(compartment)
             elif key.state == "condemned":
-                await self._destroy(compartment, key.public)
+                await self._destroy(compartment, key)
 
     async def _enrol(self, compartment: Compartment) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -53,12 +55,18 @@ class SealingKeys:
         with contextlib.suppress(EnjinError):
             await self._domain.wish(EnrollSealingKey(compartment=compartment.name, public=public))  # type: ignore[arg-type]
 
-    async def _destroy(self, compartment: Compartment, public: str) -> None:
+    async def _destroy(self, compartment: Compartment, key: SealingKey) -> None:
         await self._domain.journal.settled()  # never before the order is on disk
+        world = self._domain.world
+        try:
+            approved.check(world, self._domain.trust, ShredSecrets.KIND, graph.path_text(world, compartment.id), key.condemned)
+        except Refused as error:
+            self._log.error("key.kept", compartment=compartment.name, error=error)
+            return
         destroy_seed(self._path(compartment.id))
         self._log.warning("key.destroyed", compartment=compartment.name)
         with contextlib.suppress(EnjinError):
-            await self._domain.wish(SawShredded(compartment=compartment.id, public=public))
+            await self._domain.wish(SawShredded(compartment=compartment.id, public=key.public))
 
     def _path(self, compartment: str) -> Path:
         return self._directory / f"{compartment}.key"

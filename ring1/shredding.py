@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from bus.messages import Asker, Command, Fact, Moment, Question, Role, Rule
+from bus.messages import Asker, Command, Fact, Moment, Question, Role, Rule, always
 from compartments.facts.secrets import SealingKeyCondemned, SealingKeyForgotten, SealingKeyShredded
 from compartments.rows_apps import App, SealingKey
 from compartments.shredding import RenewKey, ShowSecrets, ShredSecrets
@@ -96,7 +96,7 @@ def show(query: ShowSecrets, world: World, asker: Asker) -> object:
 
 
 TABLE: Final = (
-    Rule(ShredSecrets, shred, allow=Role.OPERATOR, compartment=where_compartment, urgent=True),
+    Rule(ShredSecrets, shred, allow=Role.OPERATOR, compartment=where_compartment, urgent=True, approvals=always),
     Rule(RenewKey, renew, allow=Role.OPERATOR, compartment=where_compartment),
     Rule(SawShredded, shredded, allow=Role.SUPERVISOR),
     Question(ShowSecrets, show, allow=Role.OPERATOR, compartment=where_compartment),

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from bus.messages import Fact
-from compartments.facts import accounts, apps, charters, networks, nodes, places, secrets
+from compartments.facts import accounts, approvals, apps, charters, networks, nodes, places, secrets
 from enjin.errors import InvariantError
 
 
@@ -26,6 +26,5 @@ def _sum(groups: Iterable[Iterable[type[Fact]]]) -> dict[str, type[Fact]]:
     return dict(sorted(found.items()))
 
 
-FACTS: Final = MappingProxyType(
-    _sum((accounts.FACTS, apps.FACTS, charters.FACTS, networks.FACTS, nodes.FACTS, places.FACTS, secrets.FACTS))
-)
+GROUPS: Final = (accounts, approvals, apps, charters, networks, nodes, places, secrets)
+FACTS: Final = MappingProxyType(_sum(group.FACTS for group in GROUPS))

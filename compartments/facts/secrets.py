@@ -23,7 +23,7 @@ class SealingKeyCondemned(Fact, kind="sealing-key.condemned", kw_only=True):
 
     def apply(self, world: World) -> None:
         """Mark the key."""
-        world.put(replace(world.need(SealingKey, self.compartment), state="condemned"))
+        world.put(replace(world.need(SealingKey, self.compartment), state="condemned", condemned=self.time))
 
 
 class SealingKeyShredded(Fact, kind="sealing-key.shredded", kw_only=True):

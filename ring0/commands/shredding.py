@@ -9,6 +9,7 @@ import click
 from compartments.shredding import RenewKey, ShowSecrets, ShredSecrets
 from enjin.errors import Refused
 from enjin.output import json_option, reason_option, say
+from ring0.commands.approving import settled
 from ring0.commands.client import at_option, done, run, show_one, until
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ class ShreddingNotConfirmed(Refused):
 @reason_option
 @json_option
 def shred(name: str, yes: bool, reason: str, as_json: bool) -> None:
-    """Destroy the key to every secret of compartment NAME: unreadable from now on, in journals and backups too. There is no undo."""
+    """Destroy the key to every secret of compartment NAME: unreadable from now on, in journals and backups too. There is no undo.
+
+    Where there are several operators, others approve it first: `enjin approvals`.
+    """
     if not yes:
         question = f"This makes every setting of {name} unreadable for ever. Type its name to go on"
         typed = click.prompt(question, default="", show_default=False)
@@ -39,7 +43,7 @@ def shred(name: str, yes: bool, reason: str, as_json: bool) -> None:
             raise ShreddingNotConfirmed("nothing was shredded")
 
     async def work(session: Session) -> dict[str, Any]:
-        await session.command(RING1, ShredSecrets(compartment=name, confirm=name), reason=reason)
+        settled(await session.command(RING1, ShredSecrets(compartment=name, confirm=name), reason=reason))
 
         async def gone() -> dict[str, Any] | None:
             found: dict[str, Any] = await session.query(RING1, ShowSecrets(compartment=name))

@@ -18,7 +18,7 @@ NATS, NATS_KEYS, CLUSTER = "tests/attacks/test_nats.py", "tests/keys/test_nats.p
 FAN_OUT, BATCHES = "tests/bus/test_fan_out.py", "tests/bus/test_batches.py"
 TRUST, SIGNING, GROUND = "tests/keys/test_trust.py", "tests/keys/test_signing.py", "tests/enjin/test_ground.py"
 BEACON, PARENTS = "tests/keys/test_beacon.py", "tests/compartments/test_beacons.py"
-ROUTING, TIDY = "tests/ring1/test_routing.py", "tests/test_tidy.py"
+ROUTING, APPROVALS, TIDY = "tests/ring1/test_routing.py", "tests/ring1/test_approvals.py", "tests/test_tidy.py"
 WRONG: Final = f"{COMMANDS}::test_n01_a_wrong_command_is_refused_at_its_stage"
 
 TESTS: Final[dict[int, tuple[str, ...]]] = {
@@ -30,7 +30,11 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
         f"{BATCHES}::test_n04_a_malformed_batch_is_refused_whole",
     ),
     5: (f"{SIGNING}::test_n05_malleable_signature_is_refused", f"{SIGNING}::test_n05_small_order_and_malformed_keys_are_refused"),
-    6: (f"{TRUST}::test_n06_one_share_is_not_a_threshold", "tests/keys/test_shares.py::test_n06_one_share_given_twice_is_one"),
+    6: (
+        f"{TRUST}::test_n06_one_share_is_not_a_threshold", "tests/keys/test_shares.py::test_n06_one_share_given_twice_is_one",
+        f"{APPROVALS}::test_n06_of_three_operators_two_others_must_agree", f"{APPROVALS}::test_n06_one_person_counts_once",
+        f"{APPROVALS}::test_n06_nobody_approves_what_they_asked_for",
+    ),
     7: (
         f"{COMMANDS}::test_n07_a_replayed_command_takes_effect_once", f"{COMMANDS}::test_n07_a_replayed_question_is_refused",
         f"{COMMANDS}::test_n07_a_replayed_frame_through_the_other_rings_door",
@@ -58,7 +62,10 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
         f"{TRUST}::test_n14_ring_1_cannot_make_a_peer",
     ),
     22: (f"{TRUST}::test_n22_revoking_an_ancestor_takes_the_leaf",),
-    23: (f"{COMMANDS}::test_n23_a_revoked_key_bites_at_once_in_both_rings", f"{HTTP}::test_n23_a_revoked_token_ends_its_stream"),
+    23: (
+        f"{COMMANDS}::test_n23_a_revoked_key_bites_at_once_in_both_rings", f"{HTTP}::test_n23_a_revoked_token_ends_its_stream",
+        f"{APPROVALS}::test_n23_a_revoked_operators_approval_does_not_count", f"{APPROVALS}::test_n23_a_revoked_asker_gets_nothing",
+    ),
     25: (
         f"{BEACON}::test_n25_what_fell_or_forked_is_refused_and_alarmed",
         f"{BEACON}::test_n25_an_older_beacon_after_a_newer_one_is_refused",

@@ -338,13 +338,13 @@ def test_the_description_lists_exactly_the_table(cloud: Raised) -> None:
     from ring1.services import SERVICES as RING1
 
     both = {"journal.head", "journal.fetch", "journal.snapshot", "audit.verify", "audit.log", "audit.head", "daemon.counters"}
-    both |= {"audit.export", "audit.diff", "daemon.ping", "daemon.facts"}  # what every domain adds
+    both |= {"audit.export", "audit.diff", "daemon.ping", "daemon.facts", "trust.approvals"}  # what every domain adds
     beside = {0: both, 1: both | {"daemon.list", "node.list", "log.read", "trust.standing"}}
     fixed = {"/healthz", "/openapi.json", "/v1/envelope", "/v1/follow", "/v1/blobs/{digest}"}
     for ring, services in ((0, RING0), (1, RING1)):
         table = Table.of(*services)
         kinds = {("post", rule.command.KIND) for rule in table.rules()} | {("get", one.query.KIND) for one in table.questions()}
-        kinds |= {("get", kind) for kind in beside[ring]}
+        kinds |= {("get", kind) for kind in beside[ring]} | {("post", "trust.approve"), ("post", "trust.refuse")}
         status, told = http(cloud, ring, "/openapi.json")
         assert (status, told["openapi"]) == (200, "3.1.0")
         listed = {(method, path) for path, methods in told["paths"].items() if path not in fixed for method in methods}

@@ -22,7 +22,7 @@ from enjin.cli import enjin
 from enjin.errors import EnjinError
 from keys.keyring import Keyring
 from keys.requests import prove
-from ring0.commands import audit, bus, client, genesis, machine, nodes, tokens, trust, world
+from ring0.commands import approving, audit, bus, client, genesis, machine, nodes, tokens, trust, world
 from ring0.compartments import CreateCompartment
 from ring0.graph import ShowGraph
 from ring0.keys import EnrollKey, ListKeys, RevokeKey
@@ -55,7 +55,10 @@ def test_every_command_takes_the_promised_options(words: str, command: click.Com
     assert ("--at" in options) == (verb in LISTING)
 
 
-@pytest.mark.parametrize("group", [*GROUPS, world.graph, machine.doctor, machine.init, genesis.genesis], ids=lambda group: str(group.name))
+ALONE = (approving.approve, approving.approvals, world.graph, machine.doctor, machine.init, genesis.genesis)
+
+
+@pytest.mark.parametrize("group", [*GROUPS, *ALONE], ids=lambda group: str(group.name))
 def test_help_opens_with_examples(group: click.Command) -> None:
     """`--help` needs no cloud and shows how it is used."""
     done = CliRunner().invoke(group, ["--help"])
