@@ -18,9 +18,9 @@ from compartments.facts.apps import SealingKeyEnrolled, SettingsChanged
 from compartments.facts.releases import ReleaseBegun
 from compartments.rows_apps import App, Rollout, SealingKey, Settings
 from compartments.world import World
-from enjin.canonical import from_text
 from enjin.errors import Invalid, NotFound, Refused
 from enjin.names import Name, shorten
+from keys.sealed import is_sealed
 from ring1 import rollouts
 from ring1.tenancy import find_app, find_compartment, find_release, suggestion, where_app, where_compartment
 
@@ -118,8 +118,8 @@ def set_config(wish: SetConfig, world: World, at: Moment) -> Iterator[Fact]:
     _usable_key(world, app.compartment)
     for key, value in wish.values.items():
         _check_key(key)
-        if not value or not from_text(value):
-            raise NotSealed(f"the value of {key} is empty")
+        if not is_sealed(value):
+            raise NotSealed(f"the value of {key} is not sealed")
     if not wish.values:
         raise BadKey("no setting is named", hint="such as `enjin config set KEY=value`")
     values = current(world, app)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any
+import sys
+from collections.abc import Iterator
+from typing import Any, Final
 
 import click
 
 from enjin.errors import Invalid
 from enjin.output import at_option, json_option, print_json, print_rows, reason_option, rfc3339, say
 from ring1.commands.apps import app_name, app_named, app_option, change
+
+INPUT_MAX: Final = 65_536
+NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
 class BadSetting(Invalid):
@@ -26,24 +31,29 @@ def config() -> None:
 
 
 @config.command("set")
-@click.argument("settings", nargs=-1, required=True, metavar="KEY=VALUE…")
+@click.argument("settings", nargs=-1, required=True, metavar="KEY=VALUE|KEY|-…")
 @app_option
 @reason_option
 @json_option
 def set_settings(settings: tuple[str, ...], app: str | None, reason: str, as_json: bool) -> None:
-    """Set settings; a change is a release, and the app starts anew with it."""
+    """Set settings; a change is a release, and the app starts anew with it.
+
+    KEY alone is asked for without being shown, and `-` reads lines KEY=VALUE from standard input: such values stand in no list of processes
+    and in no shell's history.
+
+    \b
+    Examples:
+      enjin config set GREETING=hello
+      enjin config set TOKEN
+      enjin config set - < settings.env
+    """
     from keys.sealing import seal_value
     from ring1.apps import ShowApp
     from ring1.commands.client import run
     from ring1.settings import SetConfig, ShowSealingKey, place_of
 
     name = app_name(app)
-    values = {}
-    for text in settings:
-        key, separator, value = text.partition("=")
-        if not separator or not key:
-            raise BadSetting(f"{key[:40]!r} is not of the form KEY=VALUE")
-        values[key] = value
+    values = dict(pair for text in settings for pair in given(text))
 
     async def sealed(session: Any) -> dict[str, str]:
         compartment = (await session.query(1, ShowApp(app=name)))["compartment"]
@@ -53,6 +63,33 @@ def set_settings(settings: tuple[str, ...], app: str | None, reason: str, as_jso
 
     wish = SetConfig(app=name, values=run(sealed))
     change_or_note(wish, reason, as_json, f"set {', '.join(sorted(values))}")
+
+
+def given(text: str) -> Iterator[tuple[str, str]]:
+    """Yield (key, value) of one argument: ``KEY=VALUE``, ``KEY`` (asked for unseen), ``-`` (lines of standard input).
+
+    Raises:
+        BadSetting: It is none of these; its message repeats nothing that may be a value.
+    """
+    if text == "-":
+        data = sys.stdin.read(INPUT_MAX + 1)
+        if len(data) > INPUT_MAX:
+            raise BadSetting(f"standard input has more than {INPUT_MAX} characters")
+        lines = [line for line in data.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+        for number, line in enumerate(lines, 1):
+            key, separator, value = line.partition("=")
+            if not separator or not key:
+                raise BadSetting(f"setting {number} of standard input is not of the form KEY=VALUE")
+            yield key, value
+        return
+    key, separator, value = text.partition("=")
+    if not key or (not separator and NAME.fullmatch(key) is None):
+        raise BadSetting("a setting is not of the form KEY=VALUE")
+    if not separator:
+        if not sys.stdin.isatty():
+            raise BadSetting("there is no terminal to ask for a value on", hint="give `-` and the line KEY=VALUE on standard input")
+        value = click.prompt(key, hide_input=True, err=True)
+    yield key, value
 
 
 @config.command("unset")

@@ -8,6 +8,7 @@ import re
 import secrets
 import sqlite3
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +20,11 @@ from enjin.canonical import from_text, to_text
 from keys.grants import PublicKeys
 from keys.keyring import Keyring
 from keys.shares import read_share
+from keys.sealing import seal_value
 from ring0.keys import ListKeys
+from ring1.settings import SetConfig, ShowSealingKey
 from tests.attacks.voices import MEDIA, Voices
-from tests.cloud import Cloud, CommandFailed
+from tests.cloud import ENJIN, Cloud, CommandFailed
 
 SEED_BYTES = 32
 
@@ -45,7 +48,9 @@ def forms(secret: bytes) -> tuple[bytes, ...]:
 def canaries(cloud: Cloud, voices: Voices) -> Iterator[Canaries]:
     """Plant a setting and a token, and learn the seeds."""
     setting = f"canary{secrets.token_hex(12)}"
-    cloud.run("config", "set", "--app", "hello", f"CANARY={setting}")
+    words = [ENJIN, "config", "set", "--app", "hello", "-", "--reason", "a test"]
+    lines = f"# what an app needs\n\nCANARY={setting}\n"
+    subprocess.run(words, input=lines, env=cloud.environment, text=True, capture_output=True, check=True)
     cloud.run("config", "get", "--app", "hello", check=False)
     token = voices.token("default")
     assert voices.http(1, "GET", "/v1/app/list", None, {"Authorization": f"Bearer {token}"}).status == 200
@@ -159,10 +164,40 @@ def test_n75_no_secret_in_answers(cloud: Cloud, voices: Voices, canaries: Canari
     for told in said:
         assert secret.encode() not in told.body
         assert canaries.found(told.body) == []
-    for words in (["config", "set", "--app", "no-such-app", f"A={setting}"], ["config", "set", "--app", "hello", f"1 bad={setting}"]):
+    for words in (
+        ["config", "set", "--app", "no-such-app", f"A={setting}"],
+        ["config", "set", "--app", "hello", f"1 bad={setting}"],
+        ["config", "set", "--app", "hello", setting],
+        ["config", "set", "--app", "hello", f"={setting}"],
+    ):
         with pytest.raises(CommandFailed) as failed:
             cloud.run(*words)
         assert setting not in str(failed.value).partition("\n")[2]
+
+
+@pytest.mark.parametrize("form", ["hunter22", "hex", "first form"])
+def test_n75_a_value_that_was_not_sealed_gets_nowhere(cloud: Cloud, voices: Voices, form: str) -> None:
+    """N75: clear text that happens to be base64url is refused at both doors and is in no journal; the same value sealed is taken."""
+    given = {"hunter22": f"hunter{secrets.token_hex(5)}", "hex": secrets.token_hex(32), "first form": to_text(secrets.token_bytes(90))}
+    value = given[form]
+    assert from_text(value)  # nothing but the form tells it from a sealed one
+    body = msgspec.json.encode({"app": "hello", "values": {"PASSWORD": value}})
+    bearer = {"Authorization": f"Bearer {voices.token('default')}", "Content-Type": "application/json"}
+    before = voices.settled(1)
+    told = voices.http(1, "POST", "/v1/config/set", body, bearer)
+    assert (told.status, told.problem["code"], value.encode() in told.body) == (400, "E-CFG-004", False)
+    wish = SetConfig(app="hello", values={"PASSWORD": value})  # type: ignore[arg-type]
+    reply = voices.post(1, voices.frame(1, wish)).body
+    assert (b"E-CFG-004" in reply, value.encode() in reply) == (True, False)
+    assert before == voices.state(1)
+    journal = cloud.home / "nodes" / voices.ring1 / "state" / "ring1"
+    assert [path for path in journal.glob("journal.db*") if value.encode() in path.read_bytes()] == []
+    shown = voices.query(1, ShowSealingKey())
+    sealed = seal_value(bytes.fromhex(shown["public"]), "default/hello/PASSWORD", value)
+    voices.command(1, SetConfig(app="hello", values={"PASSWORD": sealed}))  # type: ignore[arg-type]
+    assert voices.state(1).number > before.number
+    cloud.run("config", "unset", "--app", "hello", "PASSWORD")
+    assert [path for path in journal.glob("journal.db*") if value.encode() in path.read_bytes()] == []
 
 
 def test_n75_no_secret_is_listed(voices: Voices, canaries: Canaries) -> None:

@@ -17,6 +17,7 @@ from enjin.canonical import canonical, parse, to_text
 from enjin.errors import EnjinError
 from enjin.names import Digest, Name
 from keys.frame import CHARTER, Signature, join
+from keys.sealed import HEAD_BYTES, MAGIC, TAG_BYTES
 from ring1 import accounts, apps, charter, instances, operations, processes, releases, rollouts, settings, shredding
 
 TABLE = Table.of(
@@ -66,6 +67,11 @@ def charter_frame(given: Charter) -> str:
 def digest(text: str) -> Digest:
     """Return a digest that stands for *text*."""
     return Digest(hashlib.sha256(text.encode()).hexdigest())
+
+
+def sealed(word: str) -> str:
+    """Return a value that has the form of a sealed one, another for each *word*; nothing opens it."""
+    return to_text(MAGIC + bytes(HEAD_BYTES - len(MAGIC)) + word.encode() + bytes(TAG_BYTES))
 
 
 class Domain:

@@ -19,7 +19,7 @@ from enjin.names import Name
 from ring1 import apps, processes, releases
 from ring1 import settings as app_settings
 from ring1.rollouts import RELEASES_KEPT, UNFINISHED, RollingOut, desired
-from tests.ring1.domain import BLUE_TENANT, DAY, SECOND, TENANT, Domain, digest, make_charter
+from tests.ring1.domain import BLUE_TENANT, DAY, SECOND, TENANT, Domain, digest, make_charter, sealed
 from tests.ring1.rack import Rack
 
 NAMES = ("red", "green", "lilac")
@@ -107,7 +107,7 @@ class Life(RuleBasedStateMachine):
             self.highest[app] = self.domain.result["release"]
             self.model[app]["settings"] = dict(app_settings.current(self.domain.world, self.domain.world.need(App, app)))
 
-    @rule(app=names, key=st.sampled_from(["A", "B"]), value=st.sampled_from(["QUFB", "QkJC"]))
+    @rule(app=names, key=st.sampled_from(["A", "B"]), value=st.sampled_from([sealed("a"), sealed("b")]))
     def configure(self, app: str, key: str, value: str) -> None:
         if self.wish(app_settings.SetConfig(app=Name(app), values={key: value}), self.owner(app) or TENANT, app in self.model):
             self.model[app]["settings"][key] = value

@@ -14,7 +14,7 @@ from ring1.plan import BUILD_US, CRASHES_MAX, ProcessSeen, plan, wanted_agents, 
 from ring1.steps import CollectBuild, DrainServer, EndAgent, ForeignStep, RunAgent, RunInstance, Say, SetRoutes, StalePlan, check
 from supervision.reconcile import Action
 from supervision.steps import DestroyNode, EnsureFabric, RemoveTree, Running, StartNode, StopNode, parse_step
-from tests.ring1.domain import DEFAULT, SECOND, Domain, digest, make_charter
+from tests.ring1.domain import DEFAULT, SECOND, Domain, digest, make_charter, sealed
 from tests.ring1.rack import GROUND, Rack
 
 HELLO = Name("hello")
@@ -79,11 +79,11 @@ def test_a_build_reaches_outside_and_nothing_of_ours() -> None:
 def test_nothing_secret_stands_in_a_plan() -> None:
     """Settings are named by key and version; even their sealed text stays out."""
     rack = up()
-    rack.domain.do(settings.SetConfig(app=HELLO, values={"TOKEN": "c2VhbGVkLXRva2Vu"}))
+    rack.domain.do(settings.SetConfig(app=HELLO, values={"TOKEN": sealed("token")}))
     rack.settle()
     run = [step for step in rack.log if isinstance(step, RunInstance)][-1]
     assert (run.keys, run.settings) == (("TOKEN",), 1)
-    assert not any("c2VhbGVkLXRva2Vu" in repr(step) for step in rack.log if not isinstance(step, Say))
+    assert not any(sealed("token") in repr(step) for step in rack.log if not isinstance(step, Say))
 
 
 def test_a_second_push_never_leaves_the_route_empty() -> None:

@@ -11,7 +11,7 @@ from enjin.names import Name
 from ring1 import operations, processes, releases, rollouts, settings
 from ring1.instances import SawInstance
 from ring1.tenancy import UnknownApp, UnknownRelease
-from tests.ring1.domain import BLUE_TENANT, DAEMON, TENANT, Domain, digest, refuse
+from tests.ring1.domain import BLUE_TENANT, DAEMON, TENANT, Domain, digest, refuse, sealed
 
 HELLO = Name("hello")
 
@@ -135,7 +135,7 @@ def test_rollback_brings_back_the_settings_too() -> None:
     domain = Domain()
     domain.deployed("hello")
     for key in ("ONE", "TWO"):
-        domain.do(settings.SetConfig(app=HELLO, values={key: "c2VhbGVk"}))
+        domain.do(settings.SetConfig(app=HELLO, values={key: sealed("value")}))
         domain.ready("hello")
         domain.live("hello")
         domain.drained("hello")
@@ -144,7 +144,7 @@ def test_rollback_brings_back_the_settings_too() -> None:
     assert list(settings.current(domain.world, app)) == ["ONE"]
     assert domain.world.need(Rollout, "hello").release == 4
     assert domain.release("hello", 4).settings == 1
-    domain.do(settings.SetConfig(app=HELLO, values={"THREE": "c2VhbGVk"}))
+    domain.do(settings.SetConfig(app=HELLO, values={"THREE": sealed("value")}))
     assert list(settings.current(domain.world, domain.world.need(App, "hello"))) == ["ONE", "THREE"]
     assert domain.world.need(App, "hello").settings == 3
 
@@ -172,7 +172,7 @@ def test_ten_releases_are_kept() -> None:
     domain = Domain()
     for number in range(1, 15):
         domain.deployed("hello")
-        domain.do(settings.SetConfig(app=HELLO, values={"N": f"c2Vh{number:04d}"}))
+        domain.do(settings.SetConfig(app=HELLO, values={"N": sealed(str(number))}))
         domain.ready("hello")
         domain.live("hello")
         domain.drained("hello")

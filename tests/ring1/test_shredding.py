@@ -10,11 +10,11 @@ from compartments.shredding import RenewKey, ShowSecrets, ShredSecrets
 from enjin.names import Name
 from ring1.settings import EnrollSealingKey, KeyShredded, NoSealingKey, SetConfig, ShowSealingKey
 from ring1.shredding import AlreadyShredded, NotConfirmed, NotShredded, SawShredded
-from tests.ring1.domain import DAEMON, DEFAULT, Domain, refuse
+from tests.ring1.domain import DAEMON, DEFAULT, Domain, refuse, sealed
 
 FIRST, SECOND = "a" * 64, "b" * 64
 SHRED = ShredSecrets(compartment="default", confirm="default")
-SETTING = SetConfig(app=Name("hello"), values={"A": "c2VhbGVk"})
+SETTING = SetConfig(app=Name("hello"), values={"A": sealed("value")})
 
 
 @pytest.fixture
