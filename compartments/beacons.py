@@ -18,12 +18,14 @@ from typing import Any, Final
 from bus.dispatch import Seen
 from bus.messages import Asker, Command, Observation, Query, Question, Role
 from compartments.charter import Charter, ReceiveCharter
+from compartments.revocations import Revoke, open_statement
 from compartments.world import World
 from enjin import log
 from enjin.canonical import from_text, parse
 from enjin.errors import Forbidden, Refused
 from keys.beacon import Beacon, Head, NotNow, ParentWatch, Standing, head_of, signer_of, why
 from keys.frame import open_frame
+from keys.revocation import check_revocation, read_revocation
 from keys.trust import TrustSet
 
 FETCH_S: Final = 2.0
@@ -85,10 +87,13 @@ class Gate:
         with self._watching():
             self.watch.hold(of_charter(charter), len(charter.revoked))
 
-    def fetched(self, revocations: int) -> None:
-        """Note that every revocation up to number *revocations* is known here."""
-        with self._watching():
-            self.watch.fetched(revocations)
+    def decided(self, wish: Command) -> None:
+        """Note what *wish* made true. A revocation of the ring above closes a gap when none is missing before it."""
+        if isinstance(wish, Revoke):
+            said = read_revocation(open_statement(wish))
+            if self._trust.grant(said.issuer).subject == self._parent:
+                with self._watching():
+                    self.watch.fetch(said.number)
 
     def heard(self, seen: Seen) -> None:
         """Take a beacon of the ring above. Raises: Forbidden, HeadFell, HeadForked, Malformed."""
@@ -103,12 +108,15 @@ class Gate:
         Raises:
             NotNow: It may not command now.
             HeadFell, HeadForked: It brings a charter that is not the one which the beacon named.
+            RevocationRefused, BadSignature: It brings a revocation by who stands above nothing of it.
             Refused: Its grant is not in force, or its charter cannot be read.
         """
         if isinstance(wish, ReceiveCharter):
             charter = parse(open_frame(from_text(wish.frame)).payload, Charter)
             with self._watching():
                 self.watch.check_holding(of_charter(charter))
+        if isinstance(wish, Revoke):
+            check_revocation(self._trust, open_statement(wish), self._clock(), self._own)
         deadline = asyncio.get_running_loop().time() + self._fetch_s
         while True:
             self._moved.clear()

@@ -224,6 +224,8 @@ class Domain:
 
         cause = Cause.of(frame, kind=rule.command.KIND, request=moment.request, body=statement.body, asker=moment.asker)
         outcome = await self.journal.decide(cause, rule, wish, moment_of)
+        if self.gate is not None:
+            self.gate.decided(wish)
         reply = parse(outcome.reply, Reply)
         return msgspec.structs.replace(reply, repeated=True) if outcome.repeated else reply
 

@@ -197,6 +197,11 @@ class ParentWatch:
         self.held = head
         self.fetched(revocations)
 
+    def fetch(self, number: int) -> None:
+        """Note that revocation *number* is held; it counts once all before it are."""
+        if number == self.revocations_held + 1:
+            self.revocations_held = number
+
     def fetched(self, revocations: int) -> None:
         """Note that every revocation up to number *revocations* is held."""
         self.revocations_held = max(self.revocations_held, revocations)

@@ -207,6 +207,10 @@ class TrustSet:
         self.grant(digest)
         return tuple(self._grants[step] for step in self._chain(digest))
 
+    def named(self, identity: str) -> list[str]:
+        """Return the hashes of the grants that key id or grant hash *identity* revokes, without what is beneath them."""
+        return [digest for digest, names in self._names.items() if identity in names]
+
     def frames(self) -> list[bytes]:
         """Return every believed grant's frame, parents first."""
         return list(self._frames.values())

@@ -13,15 +13,14 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from compartments.charter import ReceiveCharter, StaleCharter
 from compartments.domain import Domain
 from compartments.identity import write_identity
 from compartments.rows import AddressBlock, Charter, Grant, Node, NodeObservation
 from enjin import log
 from enjin.canonical import to_text
-from enjin.errors import EnjinError, InvariantError, Unreachable
+from enjin.errors import EnjinError, InvariantError
 from enjin.failpoints import failpoint
 from keys.keyring import Keyring
 from ring0 import charters
@@ -33,12 +32,11 @@ from ring0.launch import ports, read_build_settings
 from ring0.nodes import ReportNode
 from ring0.offspring import HOME_INSIDE, RUNTIME_INSIDE, TENANT_UIDS, Offspring, sign_charter
 from ring0.plan import Setting, fabric, plan
+from ring0.telling import Telling
 from supervision.hands_link import HandsLink, NodeExited
 from supervision.init_link import InitLink, InitUnknown
 from supervision.reconcile import Action, Reconciler
 from supervision.steps import Done, InspectAll, Running, Seen, StartNode
-
-CHARTER_GAP_S: Final = 0.02  # however fast entries come, looking for what is due takes no more than a part of the time
 
 
 class Caring:
@@ -70,9 +68,10 @@ class Caring:
         self._children: dict[str, Child] = {}
         self._offspring: dict[str, Offspring] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._chartered: dict[str, str] = {}
         self._seen: dict[str, Running] = {}
-        self._moved = asyncio.Event()
+        if keyring.issuer is None:
+            raise InvariantError("ring 0 has no issuer key")
+        self._telling = Telling(domain, keyring.issuer, lambda: self._children, self._charter)
         self._unmade: tuple[str, ...] = ()
         self._loop = Reconciler(observe=self._observe, plan=self._plan, check=_check, apply=self._apply, name="caring")
         for node in domain.world.find(Node, ring=1):
@@ -81,7 +80,7 @@ class Caring:
     def poke(self) -> None:
         """Say that World changed."""
         self._loop.poke()
-        self._moved.set()
+        self._telling.poke()
 
     def reachable(self) -> list[tuple[str, str]]:
         """Return the ring 1 nodes that run, each with its hub's public key (hex)."""
@@ -96,7 +95,7 @@ class Caring:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._loop.run())
-                group.create_task(self._keep_chartered())
+                group.create_task(self._telling.run())
         finally:
             for task in self._tasks.values():
                 task.cancel()
@@ -264,26 +263,6 @@ class Caring:
         frame = sign_charter(draft, issuer)
         await self._domain.wish(charters.IssueCharter(domain=node, version=draft.version, frame=frame))
         return frame
-
-    async def _keep_chartered(self) -> None:
-        """Bring each running node its newest charter, as soon as something in it changes."""
-        while True:
-            self._moved.clear()
-            for node, child in list(self._children.items()):
-                try:
-                    frame = await self._charter(node)
-                    if self._chartered.get(node) != frame:
-                        with contextlib.suppress(StaleCharter):
-                            await child.command(ReceiveCharter(frame=frame), reason="charter", deadline_s=5.0)
-                        self._chartered[node] = frame
-                except Unreachable:
-                    continue
-                except EnjinError as error:
-                    self._log.warning("charter.failed", node=node, error=error)
-            await asyncio.sleep(CHARTER_GAP_S)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await self._moved.wait()
 
 
 def _memory(settings: dict[str, Any]) -> int:

@@ -13,17 +13,17 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
 
-from bus.messages import Asker, Command, Fact, Moment, Query, Question, Role, Rule
+from bus.messages import Asker, Fact, Moment, Query, Question, Role, Rule
 from compartments import charter
 from compartments.charter import CharterRefused, ReceiveCharter
-from compartments.facts.accounts import KeyEnrolled, KeyRevoked
+from compartments.facts.accounts import KeyEnrolled
 from compartments.facts.charters import CharterReceived
 from compartments.facts.places import EndpointSet
+from compartments.revocations import Revoke, revoke
 from compartments.rows import Charter, Grant, RevokedKey
 from compartments.world import World
 from enjin.canonical import from_text, parse
 from enjin.errors import NotFound
-from enjin.names import KeyId
 from keys.frame import CHARTER, Frame, open_frame
 from keys.grants import read_grant
 from keys.signing import key_id
@@ -37,13 +37,6 @@ class NoCharter(NotFound):
 
     code = "E-CHA-101"
     remedy = "`enjin up` makes ring 0 send it"
-
-
-class RevokeKey(Command, kind="trust.revoke"):
-    """Believe a key no longer, nor anything it granted."""
-
-    key: KeyId
-    reason: str = ""
 
 
 class ShowCharter(Query, kind="charter.show"):
@@ -112,13 +105,6 @@ def _enroll(text: str, world: World, at: Moment) -> Iterator[Fact]:
     )
 
 
-def revoke(wish: RevokeKey, world: World, at: Moment) -> Iterator[Fact]:
-    """Note that a key is believed no longer; once noted, it stays."""
-    if world.get(RevokedKey, wish.key) is None:
-        number = max((row.number for row in world.all(RevokedKey)), default=0) + 1
-        yield KeyRevoked(key=wish.key, number=number, by=at.asker.id, reason=wish.reason[:200], time=at.time)
-
-
 def show(_query: ShowCharter, world: World, _asker: Asker) -> object:
     """Return the charter in force. Raises: NoCharter."""
     given = in_force(world)
@@ -139,6 +125,6 @@ def show(_query: ShowCharter, world: World, _asker: Asker) -> object:
 
 TABLE: Final = (
     Rule(ReceiveCharter, receive, allow=Role.SUPERVISOR),
-    Rule(RevokeKey, revoke, allow=Role.SUPERVISOR),
+    Rule(Revoke, revoke, allow=Role.SUPERVISOR, urgent=True),
     Question(ShowCharter, show, allow=Role.OPERATOR),
 )

@@ -283,7 +283,7 @@ def test_n66_a_tenants_token_cannot_ask_for_more(voices: Voices, tenants: None) 
         ("GET", "/v1/audit/verify", None),
         ("GET", "/v1/charter/show", None),
         ("POST", "/v1/charter/receive", {"frame": "x"}),
-        ("POST", "/v1/trust/revoke", {"key": "ab" * 32}),
+        ("POST", "/v1/trust/revoke", {"frame": "ab" * 32}),
         ("POST", "/v1/release/live", {**app, "release": 1, "generation": 1}),
         ("POST", "/v1/app/destroy", app),
         ("POST", "/v1/app/restart", app),

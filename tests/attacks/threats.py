@@ -17,6 +17,7 @@ COMMANDS, BUS, JAIL, TENANTS, BUILD, SECRETS, ARCHIVE = (
 NATS, NATS_KEYS, CLUSTER = "tests/attacks/test_nats.py", "tests/keys/test_nats.py", "tests/bus/test_nats_cluster.py"
 FAN_OUT, BATCHES = "tests/bus/test_fan_out.py", "tests/bus/test_batches.py"
 TRUST, SIGNING, GROUND = "tests/keys/test_trust.py", "tests/keys/test_signing.py", "tests/enjin/test_ground.py"
+RVK, TOLD = "tests/keys/test_revocation.py", "tests/compartments/test_revocations.py"
 BEACON, PARENTS = "tests/keys/test_beacon.py", "tests/compartments/test_beacons.py"
 ROUTING, APPROVALS, TIDY = "tests/ring1/test_routing.py", "tests/ring1/test_approvals.py", "tests/test_tidy.py"
 WRONG: Final = f"{COMMANDS}::test_n01_a_wrong_command_is_refused_at_its_stage"
@@ -61,7 +62,10 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
         f"{TRUST}::test_n21_only_the_parent_introduces", f"{COMMANDS}::test_n14_ring1_cannot_command_ring0",
         f"{TRUST}::test_n14_ring_1_cannot_make_a_peer",
     ),
-    22: (f"{TRUST}::test_n22_revoking_an_ancestor_takes_the_leaf",),
+    22: (
+        f"{TRUST}::test_n22_revoking_an_ancestor_takes_the_leaf",
+        f"{TOLD}::test_n22_a_statement_from_above_bites_at_once_and_takes_descendants",
+    ),
     23: (
         f"{COMMANDS}::test_n23_a_revoked_key_bites_at_once_in_both_rings", f"{HTTP}::test_n23_a_revoked_token_ends_its_stream",
         f"{APPROVALS}::test_n23_a_revoked_operators_approval_does_not_count", f"{APPROVALS}::test_n23_a_revoked_asker_gets_nothing",
@@ -78,6 +82,11 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
     27: (
         f"{BEACON}::test_n27_standing_by_the_age_of_the_beacon", f"{PARENTS}::test_n27_peers_wait_while_the_beacon_is_frozen",
         "tests/e2e/test_standing.py::test_n27_apps_go_on_while_ring_0_is_silent",
+    ),
+    28: (
+        f"{RVK}::test_n28_only_who_stands_above_revokes", f"{RVK}::test_n28_whoever_has_no_key_for_grants_revokes_nothing",
+        f"{RVK}::test_n28_a_key_is_not_made_ones_own_by_granting_it_again",
+        f"{TOLD}::test_n28_a_neighbours_or_childs_statement_is_refused",
     ),
     29: (
         f"{BEACON}::test_n29_a_gap_in_the_numbers_stops_everybody_but_the_ring_above",
@@ -148,7 +157,6 @@ NOT_BUILT: Final[dict[int, str]] = {
     11: "cloud time from the ring above by nonce, and its watermark across a reboot",
     19: "a look into the issuer's journal when a grant is believed",
     24: "successors of the root statement",
-    28: "revocation statements by issuers: only ring 0's journal revokes",
     36: "backup and restore",
     40: "join tokens: the ring above gives identities itself",
     41: "join tokens",

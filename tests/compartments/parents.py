@@ -30,6 +30,7 @@ from keys.beacon import Beacon
 from keys.frame import CHARTER, open_frame, seal
 from keys.grants import VERBS, Capability, Grant, PublicKeys, sign_grant
 from keys.keyring import Keyring
+from keys.revocation import Revocation, sign_revocation
 from keys.root import make_root
 from keys.signing import Signer
 from keys.trust import TrustSet
@@ -130,6 +131,16 @@ class Parents:
     def revoke(self, who: Person) -> None:
         """Believe *who*'s key no longer; a new charter and the next beacon say so."""
         self.revoked.append(str(who.keyring.message.key_id))
+
+    def statement(self, who: Person, by: str = PARENT) -> str:
+        """Return *by*'s signed statement that *who*'s key is believed no longer, as text."""
+        issuer = self.people[by]
+        said = Revocation(
+            cloud=self.cloud, name=str(who.keyring.message.key_id), issuer=issuer.grant, number=len(self.revoked) or 1,
+            since=self.shift.now(), reason="lost",
+        )  # fmt: skip
+        assert issuer.keyring.issuer is not None
+        return to_text(sign_revocation(said, issuer.keyring.issuer))
 
     def charter(self, node: str) -> Charter:
         """Return the next charter of *node*."""

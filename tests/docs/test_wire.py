@@ -13,13 +13,17 @@ from bus.journal.entry import CommitStatement, Entry
 from bus.messages import Reply
 from bus.replay import TTL_CAPS_MS
 from bus.stages import STAGES
+from keys.beacon import Beacon, Head
 from keys.frame import BULK_MAX, FRAME_MAX, TYPES
 from keys.grants import Grant, PublicKeys
 from keys.operator import OperatorKey
+from keys.revocation import Revocation
 from keys.root import RootStatement
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs/wire.md").read_text(encoding="utf-8")
-SHAPES = (Statement, Behalf, Reply, Grant, PublicKeys, RootStatement, OperatorKey, Entry, CommitStatement)
+SHAPES = (
+    Statement, Behalf, Reply, Grant, PublicKeys, RootStatement, OperatorKey, Entry, CommitStatement, Revocation, Beacon, Head,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__)

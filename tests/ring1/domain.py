@@ -16,7 +16,8 @@ from compartments.world import World
 from enjin.canonical import canonical, parse, to_text
 from enjin.errors import EnjinError
 from enjin.names import Digest, Name
-from keys.frame import CHARTER, Signature, join
+from keys.frame import CHARTER, REVOCATION, Signature, join
+from keys.revocation import Revocation
 from keys.sealed import HEAD_BYTES, MAGIC, TAG_BYTES
 from ring1 import accounts, apps, charter, instances, operations, processes, releases, rollouts, settings, shredding
 
@@ -62,6 +63,12 @@ def make_charter(version: int = 1, epoch: int = 1, **changes: Any) -> Charter:
 def charter_frame(given: Charter) -> str:
     """Return a frame of *given*; its signature is the daemon's matter, and none here."""
     return to_text(join(CHARTER, canonical(given), [Signature("00" * 32, bytes(64))]))  # type: ignore[arg-type]
+
+
+def revocation(name: str, reason: str = "") -> str:
+    """Return a frame that revokes *name*; its signature is the daemon's matter, and none here."""
+    said = Revocation(cloud="ab" * 32, name=name, issuer="cd" * 32, number=1, since=1, reason=reason)
+    return to_text(join(REVOCATION, canonical(said), [Signature("00" * 32, bytes(64))]))  # type: ignore[arg-type]
 
 
 def digest(text: str) -> Digest:

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from compartments.charter import Block, CharterRefused, Place, StaleCharter
+from compartments.revocations import Revoke
 from compartments.rows import AddressBlock, Compartment, Endpoint, Grant, Network, RevokedKey
 from enjin.canonical import Malformed, to_text
-from enjin.names import KeyId
 from keys.frame import GRANT, Signature, join
 from keys.grants import Grant as GrantFields
 from keys.grants import PublicKeys, sign_grant
 from keys.keyring import Keyring
 from ring1 import charter
-from tests.ring1.domain import DAEMON, DEFAULT, ROOT, Domain, charter_frame, make_charter, refuse
+from tests.ring1.domain import DAEMON, DEFAULT, ROOT, Domain, charter_frame, make_charter, refuse, revocation
 
 
 def test_a_charter_unfolds_into_rows() -> None:
@@ -85,8 +85,8 @@ def test_revoked_keys_count_up_and_stay() -> None:
     """A key is revoked once; a second wish is no news."""
     domain = Domain()
     for key in ("aa" * 32, "bb" * 32):
-        domain.do(charter.RevokeKey(key=KeyId(key), reason="lost laptop"), DAEMON)
-    assert domain.do(charter.RevokeKey(key=KeyId("aa" * 32)), DAEMON) == []
+        domain.do(Revoke(frame=revocation(key, "lost laptop")), DAEMON)
+    assert domain.do(Revoke(frame=revocation("aa" * 32)), DAEMON) == []
     rows = [(row.key[:2], row.number, row.reason) for row in domain.world.all(RevokedKey)]
     assert rows == [("aa", 1, "lost laptop"), ("bb", 2, "lost laptop")]
 

@@ -9,22 +9,22 @@ from collections.abc import Iterator
 
 from bus.messages import Asker, Command, Moment, Table, canonical, parse
 from compartments.charter import ReceiveCharter
+from compartments.revocations import Revoke
 from compartments.rows_apps import Rollout
 from compartments.shredding import RenewKey, ShredSecrets
 from compartments.world import World
-from enjin.names import KeyId, Name
+from enjin.names import Name
 from keys.keyring import KeyPair
 from keys.sealing import seal_value
 from ring1.accounts import CreateToken, RevokeToken
 from ring1.apps import Destroy, Push
-from ring1.charter import RevokeKey
 from ring1.instances import Drained, SawInstance
 from ring1.processes import Restart, Scale
 from ring1.releases import Built, Failed, Live, Rollback
 from ring1.services import SERVICES
 from ring1.settings import EnrollSealingKey, SetConfig, UnsetConfig, place_of
 from ring1.shredding import SawShredded
-from tests.ring1.domain import DAEMON, DEFAULT, OPERATOR, TENANT, Domain, charter_frame, digest, make_charter
+from tests.ring1.domain import DAEMON, DEFAULT, OPERATOR, TENANT, Domain, charter_frame, digest, make_charter, revocation
 
 TABLE = Table.of(*SERVICES)
 HELLO = Name("hello")
@@ -59,7 +59,7 @@ def _shredding() -> Iterator[tuple[World, Command, Moment]]:
 def _charters() -> Iterator[tuple[World, Command, Moment]]:
     domain = Domain()
     yield _example(domain, ReceiveCharter(frame=charter_frame(make_charter(version=2, router_port=9090))), DAEMON)
-    yield _example(domain, RevokeKey(key=KeyId("ab" * 32), reason="lost"), DAEMON)
+    yield _example(domain, Revoke(frame=revocation("ab" * 32)), DAEMON)
 
 
 def _accounts() -> Iterator[tuple[World, Command, Moment]]:
