@@ -45,6 +45,7 @@ AGAIN_S: Final = 0.05
 AGAIN_MAX_S: Final = 5.0
 HEALTHY_S: Final = 10.0
 FOLLOW_S: Final = 1.0
+WITNESS_AGAIN_S: Final = 5.0
 
 
 class Child:
@@ -82,6 +83,8 @@ class Child:
         self._over_nats, self._beacon_now = over_nats, beacon
         self._transport: Transport | None = None
         self._caller: Caller | None = None
+        self._witnessed_s = 0.0
+        self._followed = False
         self._moved = asyncio.Event()
         keys = offspring.keyring
         self._follower = Follower.open(
@@ -184,8 +187,10 @@ class Child:
     async def _follow(self) -> None:
         """Fetch, verify and keep the child's entries, and cosign where they end."""
         caller = await self.caller()
-        await caller.follow("seen.journal.committed", lambda _opened: self._moved.set())
-        await caller.follow("seen.beacon", self._beacon)
+        if not self._followed:  # a subscription lasts as long as the caller, whatever becomes of one fetch
+            await caller.follow("seen.journal.committed", lambda _opened: self._moved.set())
+            await caller.follow("seen.beacon", self._beacon)
+            self._followed = True
         await take_snapshot(self._follower, caller.query)
         while True:
             self._moved.clear()
@@ -216,11 +221,12 @@ class Child:
     async def _catch_up(self, caller: Caller) -> None:
         await copy_entries(self._follower, caller.query)
         head = self._follower.head
-        if head.number > self.witnessed:
+        # What is seen may be lost on the bus and nobody would miss it, so the cosignature is repeated while the head stands still.
+        if head.number > self.witnessed or (head.number and monotonic_s() - self._witnessed_s > WITNESS_AGAIN_S):
             signed = cosign(self._follower.checkpoint(), self._keyring.journal)
             seen = Witnessed(cosigned=canonical(signed).decode())
             failpoint("witness.send")
             await caller.transport.publish(
                 f"seen.{Witnessed.KIND}", caller.speaker.seal(f"seen.{Witnessed.KIND}", seen, audience=self.node)
             )
-            self.witnessed = head.number
+            self.witnessed, self._witnessed_s = head.number, monotonic_s()
