@@ -19,6 +19,12 @@ from tests.places import free_port_base, temporary_home
 _SESSION: list[leaks.Session] = []
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of single parts of the tests: see `tests/sim`."""
+    parser.addoption("--seeds", type=int, default=0, metavar="N", help="simulate this many random walks")
+    parser.addoption("--seed", type=int, default=None, metavar="SEED", help="simulate the random walk of this seed alone")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Start the run under its reaper and look at the machine once."""
     if config.option.collectonly or hasattr(config, "workerinput"):
