@@ -44,7 +44,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Directory(msgspec.Struct, frozen=True, kw_only=True):
-    """A cloud as its clients see it; frames are base64url text, parents before children."""
+    """A cloud as its clients see it; frames are base64url text, parents before children; ``roots`` those after the first."""
 
     cloud: str
     root: str
@@ -52,6 +52,7 @@ class Directory(msgspec.Struct, frozen=True, kw_only=True):
     domains: tuple[Reach, ...]
     endpoints: dict[str, str] = {}
     revoked: tuple[str, ...] = ()
+    roots: tuple[str, ...] = ()
 
     def reach(self, ring: int) -> Reach:
         """Return the first domain of *ring*. Raises: NoCloud."""

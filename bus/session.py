@@ -6,7 +6,9 @@ nothing in the directory that does not chain to the root which the person's key 
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -23,8 +25,9 @@ from bus.transport import Transport
 from enjin.canonical import from_text
 from enjin.config import Config
 from enjin.errors import Refused, from_reply
+from enjin.host import FileFailed
 from keys.keyring import Keyring
-from keys.operator import OperatorKey, load_operator_key
+from keys.operator import OperatorKey, load_operator_key, load_roots, save_roots
 from keys.trust import Revoked, TrustSet
 
 CHANNELS: Final = {0: "ring0"}
@@ -50,6 +53,8 @@ class Session:
         if directory.root != key.root:
             raise ForeignRoot(f"the directory of cloud {directory.cloud[:6]} names another root than our key")
         self.trust = TrustSet(from_text(key.root))
+        self.trust.follow_roots(load_roots(config.keys, directory.cloud))
+        self.follow_roots(from_text(text) for text in directory.roots)
         for text in directory.grants:
             self.trust.add(from_text(text))
         self.grant = self.trust.add(from_text(key.grant))
@@ -61,12 +66,18 @@ class Session:
         self._callers: dict[str, Caller] = {}
         self._transports: list[Transport] = []
 
+    def follow_roots(self, frames: Iterable[bytes]) -> None:
+        """Believe root statements that the cloud tells of, and remember them before they count. Raises: RootRefused."""
+        if self.trust.follow_roots(frames):
+            with contextlib.suppress(FileFailed):  # a key on a disk that cannot be written to serves all the same
+                save_roots(self.config.keys, self.directory.cloud, self.trust.roots.successors)
+
     @classmethod
     async def open(cls, config: Config, directory: Directory | None = None) -> Self:
         """Open a session with the cloud at the configured home.
 
         Raises:
-            NoCloud, NoKey, BadKeyFile, ForeignRoot, Revoked, and what an unbelievable grant raises.
+            NoCloud, NoKey, BadKeyFile, ForeignRoot, RootRefused, Revoked, and what an unbelievable grant raises.
         """
         known = directory or read_directory(config.path)
         return cls(config, known, load_operator_key(config.keys, known.cloud))

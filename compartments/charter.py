@@ -69,7 +69,7 @@ class Charter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ``decider`` is the node that alone sequences the domain's journal at ``epoch``, ``parent`` the node that watches it,
     ``grant`` the hash of the decider's grant. ``grants`` are frames (base64url) of people and peers that the domain believes,
     ``revoked`` the key ids that it does not. ``address`` is where the ports are reached. ``groups`` are those that the decider is
-    in: its compartments' and its tiers' (``bus.groups``).
+    in: its compartments' and its tiers' (``bus.groups``). ``roots`` are the frames of every root statement after the first.
     """
 
     v: int = CHARTER_VERSION
@@ -91,6 +91,7 @@ class Charter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     router_port: int = 0
     address: str = ""
     groups: tuple[str, ...] = ()
+    roots: tuple[str, ...] = ()
 
 
 def check_succession(old: Charter | None, new: Charter, *, cloud: str, domain: str) -> None:

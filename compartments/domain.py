@@ -34,7 +34,7 @@ from bus.watching import MessageRefused
 from compartments import accounts, approvals, audit, history
 from compartments.beacons import Gate
 from compartments.facts import FACTS
-from compartments.rows import Grant, RevokedKey
+from compartments.rows import Grant, RevokedKey, RootSuccessor
 from compartments.tables import WorldTables
 from compartments.world import World
 from enjin import log
@@ -134,7 +134,7 @@ class Domain:
         self.on_relay: list[Callable[[str, str, bytes], None]] = []
         self.on_group: list[Callable[[Opened], Awaitable[None]]] = []
         self.on_tell: list[Callable[[Observation, str], None]] = []
-        self._trusted = (-1, -1)
+        self._trusted = (-1, -1, -1)
         self._sync_trust()
         self.journal.on_commit(self._committed)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -277,10 +277,15 @@ class Domain:
 
     def _sync_trust(self) -> None:
         """Believe what the journal enrolled, and nothing that it revoked."""
-        known = (self.world.count(Grant), self.world.count(RevokedKey))
+        known = (self.world.count(Grant), self.world.count(RevokedKey), self.world.count(RootSuccessor))
         if known == self._trusted:
             return
         self._trusted = known
+        roots = sorted(self.world.all(RootSuccessor), key=lambda row: row.version)
+        try:
+            self.trust.follow_roots(from_text(row.frame) for row in roots)
+        except Refused as error:
+            self.log.error("root.refused", error=error)
         for row in sorted(self.world.all(Grant), key=lambda row: (row.ring, row.created, -row.role, row.id)):
             try:
                 if row.frame:

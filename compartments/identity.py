@@ -27,8 +27,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """Who a ring 1 daemon is. Frames and seeds are base64url text; ``grants`` stand parents before children.
 
     ``strategy`` is how its own node runs (``jail`` or ``process``), ``home`` its state directory and ``runtime`` the
-    runtime copy, both as it sees them; ``nats_port`` is 0 where the bus is ZeroMQ; ``build_environment`` and ``host_paths``
-    are what builds need of the host.
+    runtime copy, both as it sees them; ``roots`` are the root statements after the first, in order; ``nats_port`` is 0 where
+    the bus is ZeroMQ; ``build_environment`` and ``host_paths`` are what builds need of the host.
     """
 
     cloud: str
@@ -45,6 +45,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     grant: str
     grants: tuple[str, ...]
     charter: str
+    roots: tuple[str, ...] = ()
     address: str = ""
     bridge_addresses: tuple[str, ...] = ()
     router_port: int = 0

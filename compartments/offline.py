@@ -18,7 +18,7 @@ from bus.journal.range_check import UNREADABLE
 from bus.journal.reader import Meta, Reader
 from bus.journal.replay import Facts, fold
 from compartments.facts import FACTS
-from compartments.rows import Grant
+from compartments.rows import Grant, RootSuccessor
 from compartments.world import World
 from enjin.canonical import from_text
 from enjin.errors import EnjinError, Refused
@@ -77,8 +77,14 @@ def _enrol(trust: TrustSet, reader: Reader, meta: Meta) -> None:
     while True:  # parents may stand after their children: what cannot be believed yet is tried again while anything is
         left = [frame for frame in waiting if not _believe(trust, frame)]
         if len(left) == len(waiting):
-            return
+            break
         waiting = left
+    # What an earlier root signed was signed all the same; the later ones vouch for what is left.
+    roots = sorted(world.all(RootSuccessor), key=lambda row: row.version)
+    with contextlib.suppress(EnjinError):
+        trust.follow_roots(from_text(row.frame) for row in roots)
+    for frame in waiting:
+        _believe(trust, frame)
 
 
 def _believe(trust: TrustSet, frame: bytes) -> bool:

@@ -11,12 +11,12 @@ from typing import Final, Literal
 import msgspec
 
 from compartments.row import CompartmentKind, RoleName, Row, State, Strategy, Wanted
-from compartments.rows_accounts import Account, AccountRole, Grant, KeyRequest, Membership, RevokedKey, Token
+from compartments.rows_accounts import Account, AccountRole, Grant, KeyRequest, Membership, RevokedKey, RootSuccessor, Token
 
 __all__ = [
     "ROWS", "AccessRule", "AccessRuleSet", "Account", "AccountRole", "AddressBlock", "Charter", "Cloud", "Compartment", "CompartmentKind",
     "Containment", "Counter", "Endpoint", "Grant", "KeyRequest", "Membership", "Network", "NetworkInterface", "Node", "NodeObservation",
-    "NodeTier", "RevokedKey", "RoleName", "Row", "State", "Strategy", "Task", "Tier", "Token", "Volume", "Wanted",
+    "NodeTier", "RevokedKey", "RoleName", "RootSuccessor", "Row", "State", "Strategy", "Task", "Tier", "Token", "Volume", "Wanted",
 ]  # fmt: skip
 
 
@@ -263,6 +263,6 @@ class Counter(Row):
 
 ROWS: Final = (
     Cloud, Compartment, Containment, Tier, NodeTier, Node, NodeObservation, Network, NetworkInterface, AddressBlock,
-    AccessRuleSet, AccessRule, Task, Account, AccountRole, Membership, Token, Grant, KeyRequest, RevokedKey, Charter, Volume,
+    AccessRuleSet, AccessRule, Task, Account, AccountRole, Membership, Token, Grant, KeyRequest, RevokedKey, RootSuccessor, Charter, Volume,
     Endpoint, Counter,
 )  # fmt: skip

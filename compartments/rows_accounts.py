@@ -102,3 +102,14 @@ class RevokedKey(Row):
     time: int
     by: str
     reason: str = ""
+
+
+class RootSuccessor(Row):
+    """A root statement after the first: ``frame`` is its signed bytes as base64url, ``hash`` what the next one names it by."""
+
+    KEY = ("version",)
+
+    version: int
+    hash: str
+    frame: str
+    time: int

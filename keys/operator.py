@@ -7,16 +7,18 @@ directory, a client can sign commands and check every answer down to the root.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from enjin.canonical import from_text
-from enjin.errors import ConfigError
+from enjin.canonical import from_text, to_text
+from enjin.errors import ConfigError, Invalid
 from enjin.host import read_bounded, write_atomic
 from keys.keyring import BadKeyFile, Keyring
 
 KEY_FILE_MAX = 65_536
+ROOTS_FILE_MAX = 1 << 20
 
 
 class NoKey(ConfigError):
@@ -39,6 +41,26 @@ class OperatorKey(msgspec.Struct, frozen=True, kw_only=True):
     def keyring(self) -> Keyring:
         """Return the keys made from the seed."""
         return Keyring(self.cloud, from_text(self.seed))
+
+
+def load_roots(directory: str, cloud: str) -> list[bytes]:
+    """Return the frames of the root statements after the first that we have seen, in order; none where we have seen none.
+
+    Raises:
+        BadKeyFile: The file is damaged.
+    """
+    path = Path(directory) / f"{cloud}.roots"
+    try:
+        return [from_text(text) for text in msgspec.json.decode(read_bounded(path, ROOTS_FILE_MAX), type=list[str])]
+    except FileNotFoundError:
+        return []
+    except (OSError, msgspec.DecodeError, Invalid) as error:
+        raise BadKeyFile(f"the root statements at {path} cannot be read", hint="remove the file: the cloud tells them again") from error
+
+
+def save_roots(directory: str, cloud: str, frames: Sequence[bytes]) -> None:
+    """Remember the root statements after the first, so that nobody can lead us back to an earlier one. Raises: FileFailed."""
+    write_atomic(Path(directory) / f"{cloud}.roots", msgspec.json.encode([to_text(frame) for frame in frames]), 0o600)
 
 
 def key_path(directory: str, cloud: str) -> Path:

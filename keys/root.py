@@ -27,7 +27,11 @@ class RootRefused(Refused):
 
 
 class RootStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """Which keys are the root's, how many must sign, and until when (microseconds)."""
+    """Which keys are the root's, how many must sign, and until when (microseconds).
+
+    A successor names its predecessor by hash (``previous``) and, by hash, the grants that earlier roots signed and that it goes
+    on standing for (``confirms``): one frame says it all, so nothing that is in force is ever without a root.
+    """
 
     v: int
     version: int
@@ -35,6 +39,8 @@ class RootStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     keys: tuple[str, ...]
     issued: int
     expiry: int
+    previous: str = ""
+    confirms: tuple[str, ...] = ()
 
 
 def make_root(shares: list[Signer], issued: int, expiry: int) -> bytes:
@@ -57,6 +63,8 @@ def read_root(frame: Frame) -> RootStatement:
     statement = parse(frame.payload, RootStatement)
     if statement.v != 1 or not 1 < statement.threshold <= len(set(statement.keys)):
         raise RootRefused("the root statement's threshold is impossible")
+    if statement.version < 1 or (statement.version == 1) != (statement.previous == ""):
+        raise RootRefused("every root statement but the first names the one it follows")
     check_threshold(frame, statement)
     return statement
 
@@ -81,6 +89,16 @@ def check_threshold(frame: Frame, root: RootStatement) -> None:
         signed.add(one.key_id)
     if len(signed) < root.threshold:
         raise RootRefused(f"{len(signed)} of the {root.threshold} root keys needed have signed")
+
+
+def check_signed(frame: Frame, root: RootStatement) -> None:
+    """Check that *root* stands for *frame*: it confirms it by hash, or a threshold of its keys signed it.
+
+    Raises:
+        RootRefused: Neither.
+    """
+    if frame.digest not in root.confirms:
+        check_threshold(frame, root)
 
 
 def cloud_id(frame: Frame) -> CloudId:

@@ -1,8 +1,7 @@
 """The root's shares as files: one key each, for three people to carry to three places, with or without a passphrase.
 
-Owns the form of a share's file, and the ceremony that makes three of them together with the first root statement. Each
-file carries that public statement, so any two of them are enough to found a cloud. Says nothing about what the root may
-do (``keys.root``), and nothing about a running cloud.
+Owns the form of a share's file. Each carries the public root statement that it was made with, so any two of them are enough to
+found a cloud. How they are made together is ``keys.ceremony``'s, what the root may do ``keys.root``'s.
 
 INV-SHA-1: a share in clear is its owner's alone (0600), or it is refused. INV-SHA-2: a share opens to the public key that
 stands beside it, or it is refused. INV-SHA-3: nothing is ever written over a share.
@@ -28,8 +27,8 @@ from enjin.errors import ConfigError, EnjinError, Invalid, Refused
 from enjin.failpoints import failpoint
 from enjin.host import FileFailed, random_bytes, read_bounded, sync_directory, write_atomic
 from keys.frame import open_frame
-from keys.root import SHARES, RootStatement, make_root, read_root
-from keys.signing import SEED_BYTES, Signer
+from keys.root import RootStatement, read_root
+from keys.signing import Signer
 
 FILE_MAX: Final = 65_536
 PASSPHRASE_CHARACTERS_MIN: Final = 8
@@ -114,24 +113,6 @@ Ask = Callable[[Share], bytes]
 def file_name(number: int) -> str:
     """Return the name of share *number*'s file."""
     return f"share-{number}.key"
-
-
-def hold_ceremony(issued: int, expiry: int, passphrases: Sequence[bytes] = (), memory: int = MEMORY_BYTES) -> list[Share]:
-    """Return three new shares and, in each, the first root statement, which two of them have signed.
-
-    Args:
-        issued: Microseconds of wall clock; so *expiry*.
-        passphrases: None, or one per share.
-        memory: What Argon2id takes, bytes.
-
-    Raises:
-        WrongPassphrase: One is too short.
-    """
-    seeds = [random_bytes(SEED_BYTES) for _ in range(SHARES)]
-    root = to_text(make_root([Signer.from_seed(seed) for seed in seeds], issued, expiry))
-    return [
-        make_share(number, seed, root, passphrases[number - 1] if passphrases else None, memory) for number, seed in enumerate(seeds, 1)
-    ]
 
 
 def make_share(number: int, seed: bytes, root: str, passphrase: bytes | None, memory: int = MEMORY_BYTES) -> Share:

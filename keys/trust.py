@@ -9,14 +9,16 @@ INV-TRU-2: a revoked key or grant takes every descendant with it, at once and fo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from enjin.errors import Refused
 from enjin.names import KeyId
 from keys.frame import Frame, open_frame
 from keys.grants import CHAIN_MAX, ROOT_PARENT, Capability, Grant, GrantRefused, check_within, covers, read_grant
-from keys.root import RootStatement, check_threshold, cloud_id, read_root
+from keys.root import RootStatement, check_signed
 from keys.signing import key_id, verify
+from keys.succession import RootChain
 
 SAID_MAX: Final = 256
 
@@ -80,10 +82,9 @@ class TrustSet:
     """The grants that one receiver believes, all chained to one root."""
 
     def __init__(self, root_frame: bytes) -> None:
-        frame = open_frame(root_frame)
-        self.root: RootStatement = read_root(frame)
+        self.roots = RootChain(root_frame)
         self.root_frame = root_frame
-        self.cloud = cloud_id(frame)
+        self.cloud = self.roots.cloud
         self._grants: dict[str, Grant] = {}
         self._frames: dict[str, bytes] = {}
         self._keys: dict[str, Known] = {}
@@ -91,6 +92,27 @@ class TrustSet:
         self._bound: dict[str, str] = {}  # public key (hex) -> the subject to which a grant binds it
         self._names: dict[str, frozenset[str]] = {}  # grant -> what revokes it: its own hash, and the id of each of its keys
         self._standing: dict[str, _Standing] = {}  # emptied by every revocation
+
+    @property
+    def root(self) -> RootStatement:
+        """The root statement in force."""
+        return self.roots.statement
+
+    def follow_roots(self, frames: Iterable[bytes]) -> bool:
+        """Believe the root's successors and return whether any was news; what the newest does not confirm is revoked.
+
+        Raises:
+            RootRefused, BadFrame, BadKey, Malformed, NotCanonical: One may not follow; those before it are believed.
+        """
+        before = self.root.version
+        try:
+            self.roots.follow(frames)
+        finally:
+            if self.root.version != before:
+                for digest in [one for one, grant in self._grants.items() if grant.parent == ROOT_PARENT]:
+                    if digest not in self.root.confirms:
+                        self.revoke(digest, f"not confirmed by root statement {self.root.version}")
+        return self.root.version != before
 
     def add(self, data: bytes) -> str:
         """Believe the grant in frame *data* and return its hash.
@@ -115,7 +137,7 @@ class TrustSet:
 
     def _check_issuer(self, frame: Frame, grant: Grant) -> None:
         if grant.parent == ROOT_PARENT:
-            check_threshold(frame, self.root)
+            check_signed(frame, self.root)
             if grant.ring != 0 or grant.expiry > self.root.expiry:
                 raise GrantRefused("the root grants ring 0 alone, and not past its own expiry")
             return

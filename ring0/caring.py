@@ -224,6 +224,7 @@ class Caring:
                 home=home,
                 runtime=runtime,
                 root=to_text(told.root_frame),
+                roots=tuple(to_text(one) for one in told.roots.successors),
                 grant=to_text(frame),
                 grants=tuple(to_text(one) for one in told.frames()),
                 charter=charter,

@@ -23,6 +23,7 @@ from compartments.facts.charters import CharterIssued
 from compartments.rows import AddressBlock, Charter, Cloud, Compartment, Endpoint, Grant, Node, RevokedKey
 from compartments.world import World
 from enjin.canonical import from_text, parse
+from ring0.roots import successors
 
 QUOTAS: Final = Quotas(memory_bytes=64 << 30, processes=65_536, apps=1_000)
 API: Final = "api1"
@@ -94,6 +95,7 @@ def draft(world: World, node: Node, *, quotas: Quotas = QUOTAS) -> charter.Chart
         router_port=router.port if router is not None else 0,
         address=router.address if router is not None else "",
         groups=tuple(sorted(groups_of_node(world, node.id))),
+        roots=tuple(successors(world)),
     )
 
 
@@ -162,6 +164,7 @@ def list_charters(_query: ListCharters, world: World, _asker: Asker) -> list[dic
                 "compartments": [place.name for place in said.compartments],
                 "grants": len(said.grants),
                 "revoked": len(said.revoked),
+                "roots": len(said.roots),
                 "since": row.time,
             }
         )

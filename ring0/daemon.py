@@ -69,7 +69,7 @@ class Ring0:
             groups=lambda world: groups_of_node(world, foundation.node),
         )
         self.hub = bus_service(home, home / "ring0" / "hub", self.keyring, sys.executable, channel=CHANNEL, port=foundation.nats_port(0))
-        self._believed = (0, 0)
+        self._believed = (0, 0, 1)
         self._believe()
         if self.keyring.issuer is None:
             raise ConfigError("ring 0's issuer seed is missing", hint="restore ring0/keys from your copy")
@@ -116,7 +116,7 @@ class Ring0:
     def _believe(self) -> bool:
         """Believe every enrolled grant whose chain holds, and return whether what we believe has changed."""
         world = self.domain.world
-        state = (world.count(Grant), len(self.trust.revoked))
+        state = (world.count(Grant), len(self.trust.revoked), self.trust.root.version)
         if state == self._believed:
             return False
         self._believed = state
@@ -173,6 +173,7 @@ class Ring0:
             domains=tuple(domains),
             endpoints=endpoints,
             revoked=tuple(sorted(self.trust.revoked)),
+            roots=tuple(to_text(frame) for frame in self.trust.roots.successors),
         )
         with contextlib.suppress(EnjinError):
             if read_directory(self.home) == directory:

@@ -25,12 +25,13 @@ from enjin.canonical import canonical, from_text, parse, to_text
 from enjin.config import Config
 from enjin.errors import ConfigError
 from enjin.host import clock, random_bytes, read_bounded, write_atomic
+from keys.ceremony import hold_ceremony
 from keys.frame import CHARTER, open_frame, seal
 from keys.grants import VERBS, Capability, Grant, PublicKeys, sign_grant
 from keys.keyring import SEED_BYTES, Keyring
 from keys.operator import OperatorKey, save_operator_key
 from keys.root import check_threshold, cloud_id
-from keys.shares import Ask, OpenedRoot, Share, WrongPassphrase, hold_ceremony, open_root, read_share, shares_in, write_together
+from keys.shares import Ask, BadShare, OpenedRoot, Share, WrongPassphrase, open_root, read_share, shares_in, write_together
 from keys.signing import Signer
 from keys.trust import TrustSet
 
@@ -130,7 +131,10 @@ def root_in_hand(home: Path, shares: Sequence[Path] = (), ask: Ask = no_passphra
         FileFailed: New ones could not be written.
     """
     paths = list(shares) or shares_in(home / "root") or write_together(home / "root", new_shares())
-    return open_root([read_share(path) for path in paths], ask, clock().wall_us)
+    opened = open_root([read_share(path) for path in paths], ask, clock().wall_us)
+    if opened.statement.version != 1:
+        raise BadShare(f"the shares are of root statement {opened.statement.version} of a cloud that was founded before")
+    return opened
 
 
 def found(

@@ -209,6 +209,7 @@ class Agents:
             "path": path,
             "seed": keyring.message_seed.hex(),
             "root": self._identity.root,
+            "roots": [to_text(frame) for frame in trust.roots.successors],
             "grants": [to_text(frame) for frame in needed],
             "offset_us": self._domain.journal.now() - clock().boot_us,
             "home": str(self._home),

@@ -31,6 +31,7 @@ class Belief(NamedTuple):
 
     grants: tuple[str, ...]
     revoked: tuple[str, ...]
+    roots: tuple[str, ...] = ()
 
 
 class Beliefs:
@@ -54,7 +55,7 @@ class Beliefs:
             grant = read_grant(open_frame(data))
             if grant.ring == 0 and now < grant.expiry:
                 frames.append(to_text(data))
-        return Belief(tuple(frames), tuple(sorted(self._trust.revoked)))
+        return Belief(tuple(frames), tuple(sorted(self._trust.revoked)), tuple(to_text(one) for one in self._trust.roots.successors))
 
     def forget(self, node: str) -> None:
         """Take it that agent *node* was told nothing."""
@@ -76,9 +77,11 @@ class Beliefs:
         """Tell one agent, until it has heard or is told something newer."""
         grants = [belief.grants[at : at + GRANTS_PER_MESSAGE] for at in range(0, len(belief.grants), GRANTS_PER_MESSAGE)]
         revoked = [belief.revoked[at : at + REVOKED_PER_MESSAGE] for at in range(0, len(belief.revoked), REVOKED_PER_MESSAGE)]
+        roots = [OfferGrants(grants=(), roots=(root,)) for root in belief.roots]  # before what only they vouch for
         while True:
             try:
-                for wish in (*(OfferGrants(grants=(), revoked=part) for part in revoked), *(OfferGrants(grants=part) for part in grants)):
+                told = (*(OfferGrants(grants=(), revoked=part) for part in revoked), *roots, *(OfferGrants(grants=part) for part in grants))
+                for wish in told:
                     reply = await caller.command(wish, deadline_s=ANSWER_S)
                     if not reply.ok:
                         self._log.warning("belief.refused", node=node, code=reply.code, why=reply.message)

@@ -19,13 +19,15 @@ from compartments.charter import CharterRefused, ReceiveCharter
 from compartments.facts.accounts import KeyEnrolled
 from compartments.facts.charters import CharterReceived
 from compartments.facts.places import EndpointSet
+from compartments.facts.roots import RootSucceeded
 from compartments.revocations import Revoke, revoke
-from compartments.rows import Charter, Grant, RevokedKey
+from compartments.rows import Charter, Grant, RevokedKey, RootSuccessor
 from compartments.world import World
 from enjin.canonical import from_text, parse
 from enjin.errors import NotFound
 from keys.frame import CHARTER, Frame, open_frame
 from keys.grants import read_grant
+from keys.root import RootStatement
 from keys.signing import key_id
 
 API: Final = "api1"
@@ -71,7 +73,7 @@ def receive(wish: ReceiveCharter, world: World, at: Moment) -> Iterator[Fact]:
     """Follow a newer charter: its compartments, blocks and ports are ours, its grants are known, its revoked keys are not believed.
 
     Raises:
-        CharterRefused: For another domain or cloud, or unreadable.
+        CharterRefused: For another domain or cloud, unreadable, or with another root statement than we follow.
         StaleCharter: Not newer than the one in force.
     """
     new, frame = open_charter(wish.frame)
@@ -82,8 +84,21 @@ def receive(wish: ReceiveCharter, world: World, at: Moment) -> Iterator[Fact]:
     for name, port in ((API, new.api_port), (ROUTER, new.router_port)):
         if port:
             yield EndpointSet(name=name, address=new.address, port=port, ring=1)
+    yield from _succeed(new.roots, world, at)
     for text in new.grants:
         yield from _enroll(text, world, at)
+
+
+def _succeed(roots: tuple[str, ...], world: World, at: Moment) -> Iterator[Fact]:
+    """Note the root statements that are news; none is unlearnt, and none is replaced by another of its version."""
+    for text in roots:
+        frame = open_frame(from_text(text))
+        version = parse(frame.payload, RootStatement).version
+        held = world.get(RootSuccessor, version)
+        if held is not None and held.hash != frame.digest:
+            raise CharterRefused(f"the charter brings another root statement {version} than the one we follow")
+        if held is None:
+            yield RootSucceeded(version=version, hash=frame.digest, frame=text, time=at.time)
 
 
 def _enroll(text: str, world: World, at: Moment) -> Iterator[Fact]:

@@ -66,6 +66,7 @@ class Ring1:
         self.trust = TrustSet(from_text(identity.root))
         for text in identity.grants:
             self.trust.add(from_text(text))
+        self.trust.follow_roots(from_text(text) for text in identity.roots)
         grant = self.trust.add(from_text(identity.grant))
         charter = self._open(identity.charter)
         self.acting: Acting | None = None

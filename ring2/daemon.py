@@ -57,7 +57,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         domain: Subject id of ring 1's domain.
         compartment: Name of the tenant compartment, and *path* its path in grants.
         seed: Secret of the agent's message key, 32 bytes in hex.
-        root: The root statement's frame; *grants* the frames of every grant it needs, parents first; base64url.
+        root: The root statement's frame; *grants* the frames of every grant it needs, parents first; *roots* those
+            of the root statements after it, in order; base64url.
         offset_us: Cloud time minus boot time, in microseconds: both are of the same machine.
         home: Directory below which the inits' control sockets lie.
         compartments: Ids of the tenant compartment and the homes above it: the groups that the agent is in.
@@ -77,6 +78,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     home: str
     compartments: tuple[str, ...] = ()
     revoked: tuple[str, ...] = ()
+    roots: tuple[str, ...] = ()
 
 
 class Agent:
@@ -88,6 +90,7 @@ class Agent:
             self.trust = TrustSet(from_text(configuration.root))
             for text in configuration.grants:
                 self.trust.add(from_text(text))
+            self.trust.follow_roots(from_text(text) for text in configuration.roots)
             for identity in configuration.revoked:
                 self.trust.revoke(identity)
             signer = Signer.from_seed(bytes.fromhex(configuration.seed))
@@ -148,7 +151,8 @@ class Agent:
         return True
 
     async def believe(self, wish: OfferGrants) -> dict[str, Any]:
-        """Take newer grants and revocations; speak with our newest grant. Raises: GrantRefused, BadSignature."""
+        """Take newer grants, roots and revocations; speak with our newest grant. Raises: GrantRefused, BadSignature, RootRefused."""
+        self.trust.follow_roots(from_text(text) for text in wish.roots)
         for text in wish.grants:
             self.trust.add(from_text(text))
         for identity in wish.revoked:

@@ -53,10 +53,14 @@ class StopInstance(Command, kind="instance.stop", kw_only=True):
 
 
 class OfferGrants(Command, kind="instance.trust", kw_only=True):
-    """Give the agent newer grants, parents first, as base64url frames; they are believed only where they chain to the root."""
+    """Give the agent newer grants, parents first, as base64url frames; they are believed only where they chain to the root.
+
+    Root statements that succeed the one it knows come first.
+    """
 
     grants: Annotated[tuple[str, ...], msgspec.Meta(max_length=16)]
     revoked: Annotated[tuple[str, ...], msgspec.Meta(max_length=256)] = ()
+    roots: Annotated[tuple[str, ...], msgspec.Meta(max_length=16)] = ()
 
 
 class ReadLog(Query, kind="instance.logs", kw_only=True):

@@ -48,7 +48,7 @@ def root(out: Path | None, as_json: bool) -> None:
     """Show the root statement that your key file pins; with --out, for `enjin audit verify --root` elsewhere."""
 
     async def work(session: Session) -> tuple[bytes, Any, str]:
-        return session.trust.root_frame, session.trust.root, str(session.trust.cloud)
+        return session.trust.root_frame, session.trust.roots.statements[0], str(session.trust.cloud)
 
     frame, statement, cloud = run(work)
     if out is not None:

@@ -38,6 +38,23 @@ def share_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--share", "shares", multiple=True, type=path, help="A root share; give two.")(function)
 
 
+def closing_options(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add ``--NAME`` and ``--NAME-file`` to a command that makes shares: with which passphrases they are closed."""
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        path = click.Path(path_type=Path)
+        function = click.option(f"--{name}-file", "files", multiple=True, type=path, help="From files: one for all, or three.")(function)
+        return click.option(f"--{name}", "passphrase", is_flag=True, help="Close each share with a passphrase; asked for.")(function)
+
+    return add
+
+
+def place_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--to`` to a command that makes shares."""
+    path = click.Path(path_type=Path, file_okay=False)
+    return click.option("--to", "places", multiple=True, type=path, help="Where they go: one directory, or three.")(function)
+
+
 def asking(files: tuple[Path, ...]) -> Ask:
     """Return what finds the passphrase of a share: one file serves all, several are taken in turn; else the terminal is asked.
 
@@ -72,8 +89,10 @@ def read_passphrase(path: Path) -> bytes:
     return line
 
 
-def _passphrases(wanted: bool, files: tuple[Path, ...]) -> list[bytes]:
-    """Return a passphrase per share; none when none is wanted."""
+def new_passphrases(wanted: bool, files: tuple[Path, ...]) -> list[bytes]:
+    """Return a passphrase per new share; none when none is wanted. Raises: BadPassphraseFile."""
+    if len(files) not in (0, 1, SHARES):
+        raise click.UsageError("give a passphrase file once for all shares, or three times")
     if files:
         return [read_passphrase(path) for path in files] * (SHARES if len(files) == 1 else 1)
     if not wanted:
@@ -83,9 +102,8 @@ def _passphrases(wanted: bool, files: tuple[Path, ...]) -> list[bytes]:
 
 
 @click.command("genesis")
-@click.option("--to", "places", multiple=True, type=click.Path(path_type=Path, file_okay=False), help="Where: one directory, or three.")
-@click.option("--passphrase", is_flag=True, help="Close each share with a passphrase of its own; asked for.")
-@click.option("--passphrase-file", "files", multiple=True, type=click.Path(path_type=Path), help="From files: one for all, or three.")
+@place_option
+@closing_options("passphrase")
 @json_option
 def genesis(places: tuple[Path, ...], passphrase: bool, files: tuple[Path, ...], as_json: bool) -> None:
     """Make the root of a new cloud in three shares, of which any two can sign; no cloud is needed, nor a network.
@@ -103,10 +121,8 @@ def genesis(places: tuple[Path, ...], passphrase: bool, files: tuple[Path, ...],
 
     if len(places) not in (0, 1, SHARES) or len(set(places)) != len(places):
         raise click.UsageError("give --to once, or three times with different directories")
-    if len(files) not in (0, 1, SHARES):
-        raise click.UsageError("give --passphrase-file once for all shares, or three times")
     write = _writer(places)
-    shares = new_shares(_passphrases(passphrase, files))
+    shares = new_shares(new_passphrases(passphrase, files))
     paths = write(shares)
     frame = open_frame(from_text(shares[0].root))
     cloud, statement = str(cloud_id(frame)), read_root(frame)

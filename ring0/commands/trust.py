@@ -140,15 +140,15 @@ def revoke_key(identity: str, last: bool, reason: str, as_json: bool) -> None:
         click.get_current_context().exit(PARTIAL)
 
 
-async def heard(session: Session, number: int) -> bool:
-    """Whether every ring 1 domain that answers has, within the time, a charter that holds revocation *number*."""
+async def heard(session: Session, number: int, what: str = "revoked") -> bool:
+    """Whether every ring 1 domain that answers has, within the time, a charter that holds *number* of *what* it counts."""
     from ring0.charters import ListCharters
 
     async def follows() -> bool:
         issued = {row["domain"]: row for row in await session.query(0, ListCharters())}
         reach = session.directory.reach(1)
         row = issued.get(reach.domain)
-        if row is None or row["revoked"] < number:
+        if row is None or row[what] < number:
             return False
         charter = await session.query(1, ShowRing1Charter(), deadline_s=RING1_S)
         return bool(charter["version"] >= row["version"])

@@ -19,8 +19,8 @@ import pytest
 from enjin.canonical import from_text, to_text
 from keys.grants import PublicKeys
 from keys.keyring import Keyring
-from keys.shares import read_share
 from keys.sealing import seal_value
+from keys.shares import read_share
 from ring0.keys import ListKeys
 from ring1.settings import SetConfig, ShowSealingKey
 from tests.attacks.voices import MEDIA, Voices

@@ -16,6 +16,7 @@ COMMANDS, BUS, JAIL, TENANTS, BUILD, SECRETS, ARCHIVE = (
 )
 NATS, NATS_KEYS, CLUSTER = "tests/attacks/test_nats.py", "tests/keys/test_nats.py", "tests/bus/test_nats_cluster.py"
 FAN_OUT, BATCHES = "tests/bus/test_fan_out.py", "tests/bus/test_batches.py"
+SUCCESSION = "tests/keys/test_succession.py"
 TRUST, SIGNING, GROUND = "tests/keys/test_trust.py", "tests/keys/test_signing.py", "tests/enjin/test_ground.py"
 RVK, TOLD = "tests/keys/test_revocation.py", "tests/compartments/test_revocations.py"
 BEACON, PARENTS = "tests/keys/test_beacon.py", "tests/compartments/test_beacons.py"
@@ -70,7 +71,17 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
         f"{COMMANDS}::test_n23_a_revoked_key_bites_at_once_in_both_rings", f"{HTTP}::test_n23_a_revoked_token_ends_its_stream",
         f"{APPROVALS}::test_n23_a_revoked_operators_approval_does_not_count", f"{APPROVALS}::test_n23_a_revoked_asker_gets_nothing",
     ),
+    24: (
+        f"{SUCCESSION}::test_n24_a_statement_that_skips_one_is_refused", f"{SUCCESSION}::test_n24_too_few_of_either_root_are_refused",
+        f"{SUCCESSION}::test_n24_borrowed_signatures_do_not_count", "tests/ring0/test_roots.py::test_n24_what_may_not_follow_is_refused",
+        "tests/ring1/test_beliefs.py::test_n24_an_agent_follows_the_root_and_nothing_else",
+        "tests/e2e/test_root_rotation.py::test_n24_live",
+    ),
     25: (
+        f"{SUCCESSION}::test_n25_an_older_root_after_a_newer_one_is_refused",
+        f"{SUCCESSION}::test_n25_the_same_version_with_other_content_is_refused",
+        "tests/ring0/test_roots.py::test_n25_no_way_back_and_no_second_way",
+        "tests/e2e/test_root_rotation.py::test_n24_n25_the_root_is_replaced_and_no_valid_command_refused",
         f"{BEACON}::test_n25_what_fell_or_forked_is_refused_and_alarmed",
         f"{BEACON}::test_n25_an_older_beacon_after_a_newer_one_is_refused",
         f"{PARENTS}::test_n25_an_older_or_forked_head_is_refused_and_alarmed",
@@ -156,7 +167,6 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
 NOT_BUILT: Final[dict[int, str]] = {
     11: "cloud time from the ring above by nonce, and its watermark across a reboot",
     19: "a look into the issuer's journal when a grant is believed",
-    24: "successors of the root statement",
     36: "backup and restore",
     40: "join tokens: the ring above gives identities itself",
     41: "join tokens",

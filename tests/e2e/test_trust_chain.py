@@ -48,7 +48,7 @@ def test_it_is_told_in_words(hello: Raised) -> None:
     assert told.startswith("node ring1 of ring 1\n")
     assert "issuing key" in told
     assert "the root's keys" in told
-    assert told.rstrip().splitlines()[-1].strip().startswith("the root: statement 1, 2 of 3 keys sign")
+    assert told.rstrip().splitlines()[-1].strip().startswith("the root: statement ")
 
 
 def test_nothing_such(hello: Raised) -> None:

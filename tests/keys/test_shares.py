@@ -12,9 +12,10 @@ import pytest
 from enjin.canonical import canonical, from_text, to_text
 from enjin.errors import EnjinError
 from keys import shares
+from keys.ceremony import hold_ceremony
 from keys.frame import open_frame
 from keys.root import read_root
-from keys.shares import BadShare, Share, hold_ceremony, open_root, open_share, read_share, shares_in, write_shares, write_together
+from keys.shares import BadShare, Share, open_root, open_share, read_share, shares_in, write_shares, write_together
 
 NOW, YEAR = 10**15, 31_536_000_000_000
 WORDS = (b"correct horse", b"battery staple", b"incorrect mule")

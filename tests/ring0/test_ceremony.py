@@ -14,9 +14,10 @@ from click.testing import CliRunner
 from enjin.canonical import from_text
 from enjin.config import Config, load
 from enjin.errors import ConfigError, EnjinError
+from keys.ceremony import hold_ceremony
 from keys.frame import open_frame
 from keys.root import check_threshold, read_root
-from keys.shares import hold_ceremony, open_root, read_share, shares_in
+from keys.shares import open_root, read_share, shares_in
 from keys.signing import Signer
 from ring0.commands.cloud import shares_left
 from ring0.commands.genesis import asking, genesis

@@ -13,10 +13,13 @@ from bus.messages import Command, Moment, Role, Table, canonical, parse
 from compartments.rows import Node
 from compartments.world import World
 from enjin.canonical import to_text
-from keys.frame import CHARTER, seal
+from keys.frame import CHARTER, open_frame, seal
 from keys.keyring import Keyring
 from keys.requests import prove, publics
-from ring0 import charters
+from keys.root import cloud_id, make_root
+from keys.signing import Signer
+from keys.succession import make_successor
+from ring0 import charters, roots
 from ring0.accounts import CloseAccount, CreateAccount, CreateToken, RevokeToken
 from ring0.addresses import AssignAddress, CreateNetwork, DelegateBlock, ReleaseAddress
 from ring0.charters import IssueCharter
@@ -24,9 +27,10 @@ from ring0.compartments import ContainCompartment, CreateCompartment, PartCompar
 from ring0.enrolling import RequestKey
 from ring0.keys import EnrollKey, RevokeKey
 from ring0.nodes import PlaceNode, RemoveNode, ReportNode, RestartNode, StartNode, StopNode
+from ring0.roots import RotateRoot
 from ring0.services import SERVICES
 from ring0.tiers import AssignTier, CreateTier, PromoteNode, UnassignTier
-from tests.ring0.book import CLOUD, KEYS, OPERATOR, Book, founded, genesis
+from tests.ring0.book import CLOUD, HOUR, KEYS, OPERATOR, RING0, START, Book, founded, genesis
 
 TABLE = Table.of(*SERVICES)
 SECRET = hashlib.sha256(b"a secret").hexdigest()
@@ -61,10 +65,35 @@ def asking(name: str, *, word: str = "", **fields: Any) -> RequestKey:
     return RequestKey(**({"name": name} | asked | fields))
 
 
+ROOT_KEYS, NEXT_KEYS = (
+    [Signer.from_seed(hashlib.sha256(f"{word} {number}".encode()).digest()) for number in range(3)] for word in ("root", "next root")
+)
+ROOT = make_root(ROOT_KEYS, START - HOUR, START + 8_760 * HOUR)
+
+
+def rooted() -> Book:
+    """Return a cloud whose id is that of a real root statement, `ROOT`, which granted ring 0 its key."""
+    cloud = cloud_id(open_frame(ROOT))
+    grants = (
+        KEYS.grant(RING0, "ring0", role=3, depth=3, cloud=cloud, parent=""),
+        KEYS.grant(OPERATOR, "operator", cloud=cloud),
+    )
+    return founded(cloud=cloud, grants=grants)
+
+
+def succeeding(book: Book, frame: bytes = ROOT, old: list[Signer] = ROOT_KEYS, new: list[Signer] = NEXT_KEYS) -> RotateRoot:
+    """Return the wish for the statement after *frame*, which confirms all that the root has granted in *book*."""
+    confirms = [row.id for row in roots.granted(book.world)]
+    made = make_successor(open_frame(frame), old, new, issued=START, expiry=START + 17_520 * HOUR, confirms=confirms)
+    return RotateRoot(first=to_text(ROOT), frame=to_text(made))
+
+
 def examples() -> Iterator[tuple[World, Command, Moment]]:
     """Yield (world, wish, moment) for every command."""
     empty = Book()
     yield _example(empty, genesis(), Role.SUPERVISOR)
+    cloud = rooted()
+    yield _example(cloud, succeeding(cloud), Role.OPERATOR)
     book, charter = chartered()
     yield _example(book, charter, Role.SUPERVISOR)
     book.ask(CreateTier(name="queen", single=True))

@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from bus.caller import Caller
 from bus.fan_out import FanOut
 from bus.groups import EVERYBODY
 from bus.roll_call import Ping
 from bus.speaker import Speaker
-from enjin.canonical import from_text
+from enjin.canonical import from_text, to_text
+from enjin.errors import EnjinError
 from enjin.host import clock
 from keys.frame import open_frame
 from keys.grants import PublicKeys, read_grant, sign_grant
 from keys.keyring import Keyring
+from keys.signing import Signer
+from keys.succession import make_successor
 from ring1.beliefs import Beliefs
+from supervision.instances import OfferGrants
 from tests.bus.waiting import until_async
 from tests.ring2.agents import AGENT, CHANNEL, Ring1, ring1, seed
 
@@ -88,5 +94,39 @@ def test_only_what_ring_0_granted_and_is_in_force_is_told(home: Path) -> None:
         finally:
             one.close()
             await one.transport.close()
+
+    asyncio.run(main())
+
+
+def test_n24_an_agent_follows_the_root_and_nothing_else(home: Path) -> None:
+    """N24: the root's successor is told and taken while it runs and when it begins anew; a skip is refused; what one drops is over."""
+
+    async def main() -> None:
+        async with ring1(home) as one:
+            trust, operator = one.chain.trust, Operator(one)
+            shares, others = ([Signer.from_seed(seed(f"{word} {number}")) for number in range(3)] for word in ("share", "other share"))
+            root = open_frame(trust.root_frame)
+            times = {"issued": one.chain.now, "expiry": trust.root.expiry}
+            second = make_successor(root, shares, others, confirms=[open_frame(one.chain.frames[0]).digest], **times)
+            third = make_successor(open_frame(second), others, shares, confirms=[], **times)
+            with pytest.raises(EnjinError) as caught:
+                await one.ask(OfferGrants(grants=(), roots=(to_text(third),)))
+            assert caught.value.code == "E-ROT-003"
+            trust.follow_roots([second])
+            beliefs = Beliefs(trust, lambda: clock().wall_us)
+            for restarted in (False, True):
+                if restarted:
+                    one.kill_agent()
+                    await one.start_agent()
+                    beliefs.forget(AGENT)
+                beliefs.tell({AGENT: one.caller})
+                await until_async(operator.heard, "the operator is believed")
+            with pytest.raises(EnjinError) as caught:
+                await one.ask(OfferGrants(grants=(), roots=(to_text(make_successor(root, shares, shares, **times)),)))
+            assert caught.value.code == "E-ROT-004"
+            assert await operator.heard()
+            await one.ask(OfferGrants(grants=(), roots=(to_text(third),)))
+            assert not await operator.heard()
+            await beliefs.close()
 
     asyncio.run(main())

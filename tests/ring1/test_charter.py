@@ -8,12 +8,14 @@ import pytest
 
 from compartments.charter import Block, CharterRefused, Place, StaleCharter
 from compartments.revocations import Revoke
-from compartments.rows import AddressBlock, Compartment, Endpoint, Grant, Network, RevokedKey
-from enjin.canonical import Malformed, to_text
+from compartments.rows import AddressBlock, Compartment, Endpoint, Grant, Network, RevokedKey, RootSuccessor
+from enjin.canonical import Malformed, canonical, to_text
 from keys.frame import GRANT, Signature, join
+from keys.frame import ROOT as ROOT_FRAME
 from keys.grants import Grant as GrantFields
 from keys.grants import PublicKeys, sign_grant
 from keys.keyring import Keyring
+from keys.root import RootStatement
 from ring1 import charter
 from tests.ring1.domain import DAEMON, DEFAULT, ROOT, Domain, charter_frame, make_charter, refuse, revocation
 
@@ -79,6 +81,24 @@ def test_grants_in_a_charter_become_known(tmp_path: Path) -> None:
     facts = domain.do(charter.ReceiveCharter(frame=charter_frame(make_charter(2, grants=(text,)))), DAEMON)
     assert "key.enrolled" not in {fact.KIND for fact in facts}
     assert len(domain.world.all(Grant)) == 1
+
+
+def test_root_statements_in_a_charter_become_known() -> None:
+    """N25: each is a row by its version, once; another of a version that is known is refused, and none is forgotten."""
+    second, third = (root_frame(version) for version in (2, 3))
+    domain = Domain(make_charter(roots=(second,)))
+    facts = domain.do(charter.ReceiveCharter(frame=charter_frame(make_charter(2, roots=(second, third)))), DAEMON)
+    assert [fact.KIND for fact in facts].count("root.succeeded") == 1
+    refuse(domain, charter.ReceiveCharter(frame=charter_frame(make_charter(3, roots=(third, root_frame(3, 1))))), CharterRefused, DAEMON)
+    domain.do(charter.ReceiveCharter(frame=charter_frame(make_charter(3))), DAEMON)
+    assert [(row.version, row.frame) for row in domain.world.all(RootSuccessor)] == [(2, second), (3, third)]
+
+
+def root_frame(version: int, issued: int = 0) -> str:
+    """Return a root statement whose signatures are the daemon's matter."""
+    keys = tuple(f"{number:02x}" * 32 for number in range(3))
+    said = RootStatement(v=1, version=version, threshold=2, keys=keys, issued=issued, expiry=9, previous="ab" * 32)
+    return to_text(join(ROOT_FRAME, canonical(said), [Signature("00" * 32, bytes(64))]))  # type: ignore[arg-type]
 
 
 def test_revoked_keys_count_up_and_stay() -> None:
