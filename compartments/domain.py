@@ -33,12 +33,13 @@ from bus.transport import Transport
 from bus.watching import MessageRefused
 from compartments import accounts, approvals, audit, history
 from compartments.beacons import Gate
+from compartments.belief import Belief
 from compartments.facts import FACTS
-from compartments.rows import Grant, RevokedKey, RootSuccessor
+from compartments.rows import RevokedKey
 from compartments.tables import WorldTables
 from compartments.world import World
 from enjin import log
-from enjin.canonical import from_text, parse
+from enjin.canonical import parse
 from enjin.errors import EnjinError, Refused, from_reply
 from enjin.failpoints import failpoint
 from enjin.host import request_id
@@ -134,8 +135,8 @@ class Domain:
         self.on_relay: list[Callable[[str, str, bytes], None]] = []
         self.on_group: list[Callable[[Opened], Awaitable[None]]] = []
         self.on_tell: list[Callable[[Observation, str], None]] = []
-        self._trusted = (-1, -1, -1)
-        self._sync_trust()
+        self._belief = Belief(trust)
+        self._belief.sync(self.world)
         self.journal.on_commit(self._committed)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -270,30 +271,10 @@ class Domain:
         return accounts.authenticate(self.world, token, self.journal.now())
 
     def _committed(self, stretch: Stretch) -> None:
-        self._sync_trust()
+        self._belief.sync(self.world)
         self.tell_soon(Committed(number=stretch.commit.number, hash=stretch.commit.hash))
         for callback in self.on_change:
             callback()
-
-    def _sync_trust(self) -> None:
-        """Believe what the journal enrolled, and nothing that it revoked."""
-        known = (self.world.count(Grant), self.world.count(RevokedKey), self.world.count(RootSuccessor))
-        if known == self._trusted:
-            return
-        self._trusted = known
-        roots = sorted(self.world.all(RootSuccessor), key=lambda row: row.version)
-        try:
-            self.trust.follow_roots(from_text(row.frame) for row in roots)
-        except Refused as error:
-            self.log.error("root.refused", error=error)
-        for row in sorted(self.world.all(Grant), key=lambda row: (row.ring, row.created, -row.role, row.id)):
-            try:
-                if row.frame:
-                    self.trust.add(from_text(row.frame))
-            except Refused as error:
-                self.log.warning("grant.refused", grant=row.id, subject=row.subject, error=error)
-        for key in self.world.all(RevokedKey):
-            self.trust.revoke(key.key, key.reason)
 
 
 class _Signed(msgspec.Struct):

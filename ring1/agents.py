@@ -283,8 +283,7 @@ class Agents:
             self._changed()
 
     def _of(self, message: SeenMessage) -> Agent | None:
-        """Return the agent that signed *message*; an agent speaks of its own compartment only."""
-        issuer = message.opened.statement.iss
+        issuer = message.opened.statement.iss  # an agent speaks of its own compartment only
         return next((agent for agent in self._agents.values() if agent.node == issuer), None)
 
 

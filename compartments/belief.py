@@ -1,0 +1,45 @@
+"""What a domain's journal makes its daemon believe: the roots that followed, the grants enrolled, the keys revoked.
+
+Owns the way from World's rows to the trust set. Decides nothing: a frame that does not hold is said and left out.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from compartments.rows import Grant, RevokedKey, RootSuccessor
+from compartments.world import World
+from enjin import log
+from enjin.canonical import from_text
+from enjin.errors import Refused
+from keys.trust import TrustSet
+
+_log: Final = log.get("belief")
+
+
+class Belief:
+    """Keeps *trust* at what World says; to be called after every commit."""
+
+    def __init__(self, trust: TrustSet) -> None:
+        self._trust = trust
+        self._known = (-1, -1, -1)
+
+    def sync(self, world: World) -> None:
+        """Believe what was enrolled, and nothing that was revoked; costs nothing while neither changed."""
+        known = (world.count(Grant), world.count(RevokedKey), world.count(RootSuccessor))
+        if known == self._known:
+            return
+        self._known = known
+        roots = sorted(world.all(RootSuccessor), key=lambda row: row.version)
+        try:
+            self._trust.follow_roots(from_text(row.frame) for row in roots)
+        except Refused as error:
+            _log.error("root.refused", error=error)
+        for row in sorted(world.all(Grant), key=lambda row: (row.ring, row.created, -row.role, row.id)):
+            try:
+                if row.frame:
+                    self._trust.add(from_text(row.frame))
+            except Refused as error:
+                _log.warning("grant.refused", grant=row.id, subject=row.subject, error=error)
+        for key in world.all(RevokedKey):
+            self._trust.revoke(key.key, key.reason)
