@@ -48,8 +48,10 @@ class Process:
         self.life: Life | None = None
         self.parts: Any = None
         self.wanted = False
+        self.points: Counter[str] = Counter()
         self.passed = 0
         self.dies_after: int | None = None
+        self.dies_at = ""
         self.power = False
         self.tearing = False
         self.deaths = 0
@@ -71,7 +73,6 @@ class Cloud:
         self.home = root / "h"
         self.networks: dict[str, SimulatedNetwork] = {}
         self.inits = {name: Init(name, self._service_started) for name in ("ring0", "ring1")}
-        self.points: Counter[str] = Counter()
         self.trace: list[str] = []
         self.persons: list[Person] = []
         self.processes: dict[str, Process] = {
@@ -146,8 +147,8 @@ class Cloud:
         process = self.processes.get(life.name) if life is not None else None
         if process is None or process.life is not life or not process.life.alive:
             return
-        self.points[name] += 1
-        process.passed += 1
+        process.points[name] += 1
+        process.passed += not process.dies_at or process.dies_at == name
         if process.tearing and name == "journal.committed":
             self._die(process, name)
         if process.dies_after is None or process.passed < process.dies_after or process.tearing:
@@ -176,7 +177,7 @@ class Cloud:
             process.disk.hold()
             if process.tearing:
                 process.disk.tear(self.chance)
-        process.dies_after, process.tearing, process.power = None, False, power
+        process.dies_after, process.dies_at, process.tearing, process.power = None, "", False, power
         for task in tuple(life.tasks):
             task.cancel()
         self.loop.call_later(RESTART_S, lambda: self._again(process), context=self._client.context)
@@ -193,7 +194,7 @@ class Cloud:
     def begin(self, process: Process) -> None:
         """Start a process."""
         process.life = Life(process.name)
-        process.wanted = True
+        process.wanted, process.parts = True, None
         self.loop.create_task(self._run(process, process.life), context=process.life.context)
 
     async def _run(self, process: Process, life: Life) -> None:
@@ -307,11 +308,19 @@ class Cloud:
             and all(process.parts is not None for process in self.processes.values())
         )
 
+    def doom(self, name: str, after: int, *, at: str = "", power: bool = False) -> None:
+        """Let process *name* die when it passes its *after*-th I/O call from now on, or its *after*-th call of the point *at*.
+
+        With *power* the machine's power goes: what was not synced is torn.
+        """
+        process = self.processes[name]
+        process.passed, process.dies_after, process.dies_at, process.power = 0, after, at, power
+
     def heal(self) -> None:
         """End every fault of the network, and every death that was planned."""
         self.run(self._heal())
         for process in self.processes.values():
-            process.dies_after = None
+            process.dies_after, process.dies_at = None, ""
 
     async def _heal(self) -> None:
         for network in self.networks.values():

@@ -140,6 +140,7 @@ def differences(cloud: Cloud) -> list[str]:
     if watched is None or charter is None or issued is None:
         return ["ring 0 does not look after ring 1 yet"]
     checks = {
+        "everything decided is on disk": all(domain.journal._decider.head == domain.journal.head for domain in (parent, child)),
         "ring 0 follows ring 1's journal": watched._follower.head == child.journal.head,
         "ring 1's head is witnessed": child.journal.head in child.journal.witnessed().values(),
         "ring 1 has the newest charter": charter.version == issued.version,

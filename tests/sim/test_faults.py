@@ -90,8 +90,7 @@ def test_a_torn_commit_is_never_half_there(cloud: Cloud, name: str) -> None:
     """The power goes within a commit, again and again: its wish took effect in full or not at all, and a repetition settles it."""
     acts = Acts(cloud)
     for count in range(6):
-        process = cloud.processes[name]
-        process.passed, process.dies_after, process.power = 0, 1 + count, True
+        cloud.doom(name, 1 + count, power=True)
         acts.wish(3 if name == "ring1" else 0)
         cloud.advance(4)
     assert cloud.processes[name].deaths >= 4
