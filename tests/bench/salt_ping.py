@@ -1,7 +1,7 @@
-"""Salt's round trip: one master, one minion, `test.ping` from a connected client, all on loopback.
+"""Salt's round trip: one master, one minion or more, `test.ping` of all from a connected client, all on loopback.
 
-Run by the interpreter of Salt's own environment: `python salt_ping.py FOLDER PORT COUNT` prints the milliseconds of COUNT pings as a JSON
-array. Owns the master and the minion that it starts; imports nothing of enjin.
+Run by the interpreter of Salt's own environment: `python salt_ping.py FOLDER PORT COUNT [MINIONS]` prints the milliseconds of COUNT
+pings as a JSON array. Owns the master and the minions that it starts; imports nothing of enjin.
 """
 
 from __future__ import annotations
@@ -13,26 +13,29 @@ import sys
 import time
 from pathlib import Path
 
-UP_S = 90.0
+UP_S = 240.0
 
 
-def configure(folder: Path, port: int) -> None:
-    """Write the configuration of a master and a minion that keep to *folder* and loopback."""
-    common = f"root_dir: {folder}\nlog_file: {folder}/log\nlog_level: error\nuser: root\n"
-    master = f"{common}interface: 127.0.0.1\npublish_port: {port}\nret_port: {port + 1}\nauto_accept: true\nworker_threads: 2\n"
-    minion = f"{common}master: 127.0.0.1\nmaster_port: {port + 1}\npublish_port: {port}\nid: one\nacceptance_wait_time: 1\n"
-    for name, text in (("master", master), ("minion", minion)):
-        (folder / name).write_text(text, encoding="utf-8")
+def configure(folder: Path, port: int, minions: list[str]) -> None:
+    """Write the configuration of a master and of *minions* that keep to *folder* and loopback."""
+    common = "log_level: error\nuser: root\n"
+    master = f"interface: 127.0.0.1\npublish_port: {port}\nret_port: {port + 1}\nauto_accept: true\nworker_threads: 2\n"
+    minion = f"master: 127.0.0.1\nmaster_port: {port + 1}\npublish_port: {port}\nacceptance_wait_time: 1\n"
+    for name in ("master", *minions):
+        own = folder / "of" / name
+        own.mkdir(parents=True)
+        text = f"{common}root_dir: {own}\nlog_file: {own}/log\n" + (master if name == "master" else f"{minion}id: {name}\n")
+        (own / ("master" if name == "master" else "minion")).write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
-def running(folder: Path):  # type: ignore[no-untyped-def]
-    """Run the master and the minion."""
+def running(folder: Path, minions: list[str]):  # type: ignore[no-untyped-def]
+    """Run the master and the minions."""
     programs = Path(sys.executable).parent
     started = []
     try:
-        for name in ("salt-master", "salt-minion"):
-            words = [programs / name, "-c", folder]
+        for name in ("master", *minions):
+            words = [programs / ("salt-master" if name == "master" else "salt-minion"), "-c", folder / "of" / name]
             started.append(subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True))
         yield
     finally:
@@ -45,41 +48,44 @@ def running(folder: Path):  # type: ignore[no-untyped-def]
                 process.kill()
 
 
-def pings_ms(folder: Path, count: int) -> list[float]:
-    """Return the milliseconds of *count* pings, once the minion answers.
+def pings_ms(folder: Path, count: int, minions: list[str]) -> list[float]:
+    """Return the milliseconds of *count* pings, once every one of *minions* answers.
 
     Raises:
-        TimeoutError: It never did.
+        TimeoutError: One never did.
     """
     import salt.client
     import salt.exceptions
 
     deadline = time.monotonic() + UP_S
     answered: object = None
-    while answered != {"one": True}:
+    master = str(folder / "of" / "master" / "master")
+    everybody = dict.fromkeys(minions, True)
+    while answered != everybody:
         if time.monotonic() > deadline:
-            raise TimeoutError("the minion does not answer")
+            raise TimeoutError(f"not every minion answers: {answered}"[:100])
         with contextlib.suppress(salt.exceptions.SaltException):
-            client = salt.client.LocalClient(c_path=str(folder / "master"))  # one that was made before the master answers never does
-            answered = client.cmd("one", "test.ping", timeout=2)
+            client = salt.client.LocalClient(c_path=master)  # one that was made before the master answers never does
+            answered = client.cmd("*", "test.ping", timeout=2)
         time.sleep(0.1)
     taken = []
     for _ in range(count):
         began = time.perf_counter()
-        answered = client.cmd("one", "test.ping", timeout=10)
+        answered = client.cmd("*", "test.ping", timeout=10)
         taken.append(1000 * (time.perf_counter() - began))
-        if answered != {"one": True}:
-            raise TimeoutError("the minion does not answer")
+        if answered != everybody:
+            raise TimeoutError("a minion does not answer")
     return taken
 
 
-def main(folder: Path, port: int, count: int) -> None:
+def main(folder: Path, port: int, count: int, minions: int) -> None:
     """Measure and print."""
-    configure(folder, port)
-    with running(folder):
-        taken = pings_ms(folder, count)
+    names = [f"m{number}" for number in range(minions)]
+    configure(folder, port, names)
+    with running(folder, names):
+        taken = pings_ms(folder, count, names)
     print(json.dumps(taken))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]) if len(sys.argv) > 4 else 1)

@@ -155,8 +155,8 @@ class Party:
 class Cloud:
     """Everybody's keys, one trust set, one clock, and a dispatcher for the ring 1 daemon."""
 
-    def __init__(self) -> None:
-        self.clock = Clock()
+    def __init__(self, clock: Callable[[], int] | None = None) -> None:
+        self.clock = clock or Clock()
         self.trust = TrustSet(ROOT)
         self.journal = FakeJournal()
         self.observed: list[Seen] = []
