@@ -20,15 +20,16 @@ from compartments import graph
 from compartments.approvals import Approve, ListApprovals
 from compartments.charter import ReceiveCharter
 from compartments.domain import Domain
+from compartments.revocations import Revoke
 from compartments.rows_apps import SealingKey
 from compartments.shredding import ShredSecrets
 from enjin.canonical import to_text
 from keys.grants import VERBS, Capability, Grant, PublicKeys, sign_grant
 from keys.keyring import Keyring
+from keys.revocation import Revocation, sign_revocation
 from keys.root import make_root
 from keys.signing import Signer
 from keys.trust import TrustSet
-from ring1.charter import RevokeKey
 from ring1.sealing_keys import SealingKeys
 from ring1.services import SERVICES
 from tests.ring1.domain import DEFAULT, charter_frame, make_charter
@@ -60,7 +61,7 @@ class Council:
         now = 1_800_000_000_000_000
         self.root = make_root(SHARES, 1, now + 10 * YEAR_US)
         self.trust = TrustSet(self.root)
-        self._version = 0
+        self._version = self._revoked = 0
         self._grants: list[bytes] = []
         self.ring0 = self._person(RING0, "ring0", None, role=3, depth=3, channels=("ring0", "ring1"))
         self.daemon = self._person(NODE, "ring1", self.ring0, ring=1, role=3, depth=2, channels=(CHANNEL,))
@@ -99,7 +100,13 @@ class Council:
 
     async def revoke(self, person: Person) -> None:
         """Believe a key no longer, as ring 0 would have it."""
-        await self.domain.wish(RevokeKey(key=person.key, reason="lost"))  # type: ignore[arg-type]
+        assert self.ring0.keyring.issuer is not None
+        self._revoked += 1
+        said = Revocation(
+            cloud=str(self.trust.cloud), name=person.key, issuer=self.ring0.grant, number=self._revoked, since=self.domain.journal.now(),
+            reason="lost",
+        )  # fmt: skip
+        await self.domain.wish(Revoke(frame=to_text(sign_revocation(said, self.ring0.keyring.issuer))))
 
     def pass_time(self, microseconds: int) -> None:
         """Let cloud time go on."""
