@@ -42,12 +42,14 @@ from enjin import log
 from enjin.canonical import parse
 from enjin.errors import EnjinError, Refused, from_reply
 from enjin.failpoints import failpoint
-from enjin.host import request_id
+from enjin.host import monotonic_s, request_id
 from keys.frame import open_frame
 from keys.keyring import Keyring
 from keys.trust import TrustSet
 
 BEACON_S: Final = 1.0
+DIGEST_EVERY_S: Final = 5.0
+DIGEST_ROWS_MAX: Final = 20_000  # about 50 ms in which nobody is answered; larger worlds are compared at each snapshot only
 
 
 class Committed(Observation, kind="journal.committed"):
@@ -57,13 +59,18 @@ class Committed(Observation, kind="journal.committed"):
     hash: str
 
 
-class Beacon(Observation, kind="beacon"):
-    """Every second: where the journal stands, and how many keys were revoked, so that a missed one shows."""
+class DomainBeacon(Observation, kind="beacon"):
+    """Every second: where the journal stands, and how many keys were revoked, so that a missed one shows.
+
+    After entry ``digested`` (0: not said) the world had ``digest``: whoever follows has the same, or raises an alarm.
+    """
 
     number: int
     hash: str
     epoch: int
     revocations: int
+    digested: int = 0
+    digest: str = ""
 
 
 class Domain:
@@ -153,9 +160,17 @@ class Domain:
 
     async def beacons(self) -> None:
         """Repeat the journal's head every second, until cancelled."""
+        digested, digest, since = 0, "", monotonic_s() - DIGEST_EVERY_S
         while True:
+            await self.journal.settled()  # World is at the head until we await again
             head, epoch = self.journal.head, self.journal.identity.epoch
-            await self.tell(Beacon(number=head.number, hash=head.hash, epoch=epoch, revocations=self.world.count(RevokedKey)))
+            due = head.number != digested and monotonic_s() - since >= DIGEST_EVERY_S
+            if due and self.world.size <= DIGEST_ROWS_MAX:
+                digested, digest, since = head.number, self.world.digest(), monotonic_s()
+            revocations = self.world.count(RevokedKey)
+            await self.tell(
+                DomainBeacon(number=head.number, hash=head.hash, epoch=epoch, revocations=revocations, digested=digested, digest=digest)
+            )
             await asyncio.sleep(BEACON_S)
 
     async def wish(self, command: Command, *, reason: str = "", rid: str = "") -> Reply:

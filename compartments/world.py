@@ -185,6 +185,11 @@ class World:
         """Return how many rows of *shape* there are."""
         return len(self._shelves[shape].rows)
 
+    @property
+    def size(self) -> int:
+        """How many rows there are of all shapes."""
+        return sum(len(shelf.rows) for shelf in self._shelves.values())
+
     def take_changes(self) -> list[Change]:
         """Return what changed since the last call, each row once with its last state, and forget it."""
         changes = []

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from compartments.copies import Copied
 from compartments.domain import Domain
 from compartments.identity import write_identity
 from compartments.rows import AddressBlock, Charter, Grant, Node, NodeObservation
@@ -89,6 +90,10 @@ class Caring:
             for node, running in sorted(self._seen.items())
             if running.state == "running"
         ]
+
+    def copies(self) -> list[Copied]:
+        """Return how far the copies of the nodes' journals are."""
+        return [child.copy() for child in self._children.values()]
 
     async def run(self) -> None:
         """Go on until cancelled."""

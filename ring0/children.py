@@ -13,22 +13,22 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from bus.caller import Caller
 from bus.journal import Follower, cosign
+from bus.journal.errors import Diverged
 from bus.journal.snapshot import SNAPSHOT_EVERY
 from bus.messages import Command, Reply
 from bus.speaker import Speaker
 from bus.transport import Transport
 from compartments.beacons import BEACON_TTL_MS, ParentBeacon
-from compartments.domain import BEACON_S
+from compartments.copies import Copied
+from compartments.domain import BEACON_S, DomainBeacon
 from compartments.facts import FACTS
 from compartments.following import copy_entries, take_snapshot
 from compartments.history import Witnessed
 from compartments.world import World
 from enjin import log
-from enjin.canonical import canonical
+from enjin.canonical import canonical, parse
 from enjin.errors import EnjinError, from_reply
 from enjin.failpoints import failpoint
 from enjin.host import monotonic_s
@@ -84,6 +84,7 @@ class Child:
         self._transport: Transport | None = None
         self._caller: Caller | None = None
         self._witnessed_s = 0.0
+        self._agreed = 0
         self._followed = False
         self._moved = asyncio.Event()
         keys = offspring.keyring
@@ -214,9 +215,22 @@ class Child:
             await asyncio.sleep(BEACON_S)
 
     def _beacon(self, opened: Any) -> None:
-        number = msgspec.json.decode(opened.statement.body).get("number", 0)
-        if number > self._follower.head.number:
+        said = parse(opened.statement.body, DomainBeacon)
+        if said.number > self._follower.head.number:
             self._moved.set()
+        if said.digested and said.digested != self._agreed and said.digested == self._follower.projected.number:
+            self._agreed = said.digested
+            with contextlib.suppress(Diverged):  # the follower has said so, and keeps it for whoever asks
+                self._follower.agree(said.digested, said.digest)
+
+    def copy(self) -> Copied:
+        """Return how far our copy of the node's journal and our view of its world are."""
+        follower = self._follower
+        alarm = str(follower.alarm) if follower.alarm is not None else ""
+        return Copied(
+            node=self.node, number=follower.head.number, hash=follower.head.hash, world=follower.projected.number, agreed=self._agreed,
+            alarm=alarm,
+        )  # fmt: skip
 
     async def _catch_up(self, caller: Caller) -> None:
         await copy_entries(self._follower, caller.query)

@@ -20,7 +20,7 @@ import msgspec
 
 from bus.directory import Directory, Reach, read_directory, write_directory
 from bus.permission import Place
-from compartments import graph
+from compartments import copies, graph
 from compartments.daemons import groups_of_node
 from compartments.domain import Domain
 from compartments.door import DomainDoor
@@ -64,7 +64,7 @@ class Ring0:
             grant=hashes[0],
             epoch=charter.epoch,
             path=home / "ring0" / "journal.db",
-            rows=SERVICES,
+            rows=(*SERVICES, copies.questions(lambda: self.caring.copies() if self.caring is not None else ())),
             locate=lambda world, name: graph.locate(world, name) if world.count(Cloud) else "cloud",
             groups=lambda world: groups_of_node(world, foundation.node),
         )

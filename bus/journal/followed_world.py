@@ -104,6 +104,10 @@ class FollowedWorld:
         if self.stopped is None and self._replayed(snapshot.number).digest() != snapshot.digest:
             raise Diverged(f"entries 1 to {snapshot.number} of {self._owner[1]} give another world here", number=snapshot.number)
 
+    def agrees(self, number: int, digest: str) -> bool:
+        """Whether World, if it stands at entry *number*, has *digest*."""
+        return self.at.number != number or self.stopped is not None or self.world.digest() == digest
+
     def _replayed(self, number: int) -> Any:
         return replay(self._reader, world_factory=self._factory, facts=self._facts, publics=self._publics(), number=number).world
 

@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from bus.journal.checkpoint import Checkpoint, Cosigned, cosign
-from bus.journal.entry import Commit, Entry, Head, StoredEntry, Stretch, check_commit
+from bus.journal.entry import Commit, Head, StoredEntry, Stretch, check_commit
 from bus.journal.errors import BadCheckpoint, BadSnapshot, BadStretch, Diverged, Forked, JournalDamaged, JournalLost, RolledBack, StaleEpoch
 from bus.journal.followed_world import FollowedWorld
 from bus.journal.listing import Filters, Line, listing
 from bus.journal.reader import STRETCH_ENTRIES_MAX, Reader, StoredSnapshot
-from bus.journal.replay import Facts, read_entry, vouched_entries
+from bus.journal.replay import Facts, check_order, read_entry, vouched_entries
 from bus.journal.store import Batch, Row, Store
 from bus.journal.stores import open_store
 from bus.messages import Fact
@@ -130,6 +130,16 @@ class Follower:
             if snapshot.number > self.snapshot:
                 self._write(Batch(self.head, snapshots=[snapshot]))
                 self.snapshot = snapshot.number
+
+    def agree(self, number: int, digest: str) -> None:
+        """Compare World with *digest*, which the decider's has after entry *number*; says nothing while ours stands elsewhere.
+
+        Raises:
+            Diverged: The same entries gave the decider another World.
+        """
+        with self._turn:
+            if self._followed is not None and not self._followed.agrees(number, digest):
+                raise self._alarm(Diverged(f"entries 1 to {number} of {self.domain} give another world here", number=number))
 
     def append(self, stretch: Stretch) -> Fetch | None:
         """Copy what is new in *stretch*.
@@ -262,7 +272,7 @@ class Follower:
             raise self._alarm(
                 Forked(f"{self.domain} signed an entry {entries[0].number} that does not follow ours", number=entries[0].number)
             )
-        self._check_order(read, commit)
+        check_order(read, commit, self.domain, self._time, self.epoch)
         if self._followed is not None:
             try:
                 self._followed.check(entries)
@@ -280,17 +290,6 @@ class Follower:
         except Exception as error:
             self._lost = JournalLost(f"the copy of {self.domain} could not be written: {error}", number=self.head.number)
             raise self._lost from error
-
-    def _check_order(self, read: list[Entry], commit: Commit) -> None:
-        time, epoch = self._time, self.epoch
-        for entry in read:
-            if entry.time <= time:
-                raise BadStretch(f"entry {entry.number} of {self.domain} is not later than the one before")
-            if entry.epoch < epoch:
-                raise StaleEpoch(f"entry {entry.number} is of epoch {entry.epoch}, {self.domain} is in epoch {epoch}")
-            time, epoch = entry.time, entry.epoch
-        if commit.epoch != epoch:
-            raise BadStretch(f"commit {commit.number} of {self.domain} names epoch {commit.epoch}, its entry epoch {epoch}")
 
     def _alarm(self, error: AlarmT) -> AlarmT:
         self.alarm = error

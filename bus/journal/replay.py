@@ -9,13 +9,13 @@ INV-REP-2: the fold checks the chain that it walks; it never folds an entry that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol, Self
 
 import msgspec
 
-from bus.journal.entry import Entry, Head, StoredEntry, Stretch, authenticate, entry_hash, genesis
-from bus.journal.errors import BadStretch, JournalDamaged, NoSuchEntry, UnknownFact
+from bus.journal.entry import Commit, Entry, Head, StoredEntry, Stretch, authenticate, entry_hash, genesis
+from bus.journal.errors import BadStretch, JournalDamaged, NoSuchEntry, StaleEpoch, UnknownFact
 from bus.journal.reader import Reader
 from bus.journal.snapshot import open_snapshot
 from bus.messages import Fact, canonical, parse
@@ -107,6 +107,23 @@ def vouched_entries(stretch: Stretch) -> list[StoredEntry]:
     if first < 1 or vouched != len(entries) or any(entry.number != stored.number for entry, stored in zip(read, entries, strict=True)):
         raise BadStretch(f"the entries up to {stretch.commit.number} are not the ones that their commit signs")
     return entries
+
+
+def check_order(read: Sequence[Entry], commit: Commit, domain: str, time: int, epoch: int) -> None:
+    """See that *read* and their *commit* go on from an entry of *time* (microseconds) and *epoch*.
+
+    Raises:
+        BadStretch: A time or epoch that does not fit.
+        StaleEpoch: The epoch falls.
+    """
+    for entry in read:
+        if entry.time <= time:
+            raise BadStretch(f"entry {entry.number} of {domain} is not later than the one before")
+        if entry.epoch < epoch:
+            raise StaleEpoch(f"entry {entry.number} is of epoch {entry.epoch}, {domain} is in epoch {epoch}")
+        time, epoch = entry.time, entry.epoch
+    if commit.epoch != epoch:
+        raise BadStretch(f"commit {commit.number} of {domain} names epoch {commit.epoch}, its entry epoch {epoch}")
 
 
 def follow(stored: StoredEntry, head: Head) -> Entry:

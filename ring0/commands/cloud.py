@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -14,6 +15,9 @@ from enjin.errors import EnjinError, Refused, Unreachable
 from enjin.host import clock
 from enjin.output import ago, json_option, print_json, print_rows, rfc3339, say
 from ring0.commands.genesis import asking, share_options
+
+if TYPE_CHECKING:
+    from bus.session import Session
 
 UP = ("running", "ready")
 PARTIAL: Final = 3
@@ -109,6 +113,9 @@ def _print_status(found: dict[str, Any]) -> None:
     rows = [node | {"since": ago(node.get("since_us", 0), now)} for node in found["nodes"]]
     columns = {"ring": "RING", "label": "LABEL", "state": "STATE", "strategy": "STRATEGY", "address": "ADDRESS", "since": "FOR", "id": "ID"}
     print_rows(rows, columns)
+    for journal in found["journals"]:
+        witnessed = f"witnessed up to {journal['witnessed']}" if journal["witnessed"] else "unwitnessed"
+        say(f"journal  ring {journal['ring']} is at entry {journal['number']}, {witnessed}")
     for name, url in found["endpoints"].items():
         say(f"{name:<8} {url}")
     for line in found["warnings"]:
@@ -139,13 +146,34 @@ async def collect(config: configuration.Config) -> dict[str, Any]:
                 raise away from error
             warnings.append(f"ring 1: {error.message}")
         warnings += _unseparated(nodes) + shares_left(session.config.path)
+        journals = await _journals(session, (1,) if away is not None else (0, 1))
+        warnings += [f"ring {journal['ring']}: {journal['alarm']}" for journal in journals if journal["alarm"]]
         return {
             "schema": 1,
             "cloud": session.directory.cloud,
             "nodes": [_node(node) for node in nodes],
+            "journals": journals,
             "endpoints": session.directory.endpoints,
             "warnings": warnings,
         }
+
+
+async def _journals(session: Session, rings: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Return where the journal of each of *rings* stands, up to which entry somebody else has witnessed it, and what contradicts it."""
+    from compartments.copies import ListCopies
+    from compartments.history import GetHead
+
+    found: list[dict[str, Any]] = []
+    alarms: dict[str, str] = {}
+    for ring in rings:
+        with contextlib.suppress(EnjinError):
+            if ring == 0:
+                alarms = {copy["node"]: copy["alarm"] for copy in await session.query(0, ListCopies(), deadline_s=RING0_S)}
+            head = await session.query(ring, GetHead(), deadline_s=RING0_S)
+            witnessed = max(head["witnesses"].values(), default=0)
+            alarm = alarms.get(head["domain"], "")
+            found.append({"ring": ring, "domain": head["domain"], "number": head["number"], "witnessed": witnessed, "alarm": alarm})
+    return found
 
 
 def shares_left(home: Path) -> list[str]:

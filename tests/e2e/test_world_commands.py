@@ -339,7 +339,7 @@ def test_the_description_lists_exactly_the_table(cloud: Raised) -> None:
 
     both = {"journal.head", "journal.fetch", "journal.snapshot", "audit.verify", "audit.log", "audit.head", "daemon.counters"}
     both |= {"audit.export", "audit.diff", "daemon.ping", "daemon.facts", "trust.approvals"}  # what every domain adds
-    beside = {0: both, 1: both | {"daemon.list", "node.list", "log.read", "trust.standing"}}
+    beside = {0: both | {"journal.copies"}, 1: both | {"daemon.list", "node.list", "log.read", "trust.standing"}}
     fixed = {"/healthz", "/openapi.json", "/v1/envelope", "/v1/follow", "/v1/blobs/{digest}"}
     for ring, services in ((0, RING0), (1, RING1)):
         table = Table.of(*services)

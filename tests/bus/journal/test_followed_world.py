@@ -114,6 +114,19 @@ def test_another_world_of_the_same_entries_is_an_alarm(desk: Desk, follower: Fol
     assert (follower.world.rows, follower.snapshot, type(follower.alarm)) == (mine, 0, Diverged)
 
 
+def test_a_beacons_digest_is_compared_where_both_stand_at_the_same_entry(desk: Desk, follower: Follower) -> None:
+    """Equal: nothing; another entry: nothing to say; unequal: an alarm."""
+    desk.fill(5)
+    for stretch in stretches(desk):
+        follower.append(stretch)
+    follower.agree(5, world_of(desk).digest())
+    follower.agree(4, "0" * 64)
+    assert follower.alarm is None
+    with pytest.raises(Diverged):
+        follower.agree(5, "0" * 64)
+    assert isinstance(follower.alarm, Diverged)
+
+
 @pytest.mark.parametrize("spoil", ["stranger", "digest", "body", "cut", "number"])
 def test_n33_a_spoiled_snapshot_is_not_believed(desk: Desk, follower: Follower, spoil: str) -> None:
     """Signed by a stranger, with another digest, other bytes, cut, or of another entry: refused; the true one is taken."""
