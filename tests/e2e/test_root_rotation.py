@@ -25,15 +25,16 @@ from keys.succession import make_successor
 from ring0.commands.tokens import CreateRing1Token
 from ring0.compartments import CreateCompartment
 from ring0.foundation import DAY_US, no_passphrase, read_foundation
+from ring0.nodes import ListNodes
 from ring0.roots import RotateRoot
 from tests.e2e.clouds import BACK_S, Raised, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
-COMMANDS_MIN = 10
+TURNS_MIN, COMMAND_EACH = 30, 10
 
 
 class Commanding:
-    """Valid commands to both rings, one after the other, on sessions that were open before anything changed."""
+    """Valid commands and questions to both rings, one after the other, on a session that was open before anything changed."""
 
     def __init__(self, cloud: Raised) -> None:
         self.done, self.failures = 0, list[str]()
@@ -50,8 +51,8 @@ class Commanding:
         self._thread.join()
 
     def wait_more(self) -> None:
-        goal = self.done + COMMANDS_MIN
-        wait_for(lambda: self.done >= goal or self.failures, BACK_S, "more commands")
+        goal = self.done + TURNS_MIN
+        wait_for(lambda: self.done >= goal or self.failures, BACK_S, "more turns")
 
     async def _go_on(self) -> None:
         async with await Session.open(self._cloud.config) as session:
@@ -59,16 +60,14 @@ class Commanding:
                 if self._ending.is_set():
                     return
                 try:
-                    if number % 8 == 0:
-                        await session.command(0, CreateCompartment(name=f"turn-{number}", kind="rack"), reason="while the root changes")
-                    wish = CreateRing1Token(
-                        name=f"turn-{number}",
-                        secret_hash=hashlib.sha256(b"%d" % number).hexdigest(),
-                        compartment="default",
-                        role="tenant",
-                        life_s=60,
-                    )
-                    await session.command(1, wish, reason="while the root changes")
+                    if number % COMMAND_EACH == 0:  # journals that other tests read should not fill up with this
+                        turn = number // COMMAND_EACH
+                        secret = hashlib.sha256(b"%d" % turn).hexdigest()
+                        await session.command(0, CreateCompartment(name=f"turn-{turn}", kind="rack"), reason="while the root changes")
+                        wish = CreateRing1Token(name=f"turn-{turn}", secret_hash=secret, compartment="default", role="tenant", life_s=60)
+                        await session.command(1, wish, reason="while the root changes")
+                    for ring in (0, 1):
+                        await session.query(ring, ListNodes())
                     self.done += 1
                 except EnjinError as error:
                     self.failures.append(f"{number}: {error}")

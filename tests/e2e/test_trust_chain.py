@@ -37,7 +37,7 @@ def test_every_chain_ends_in_the_root(hello: Raised) -> None:
     assert subjects(hello, "ring1") == subjects(hello, "hello") == subjects(hello, "hello.web.1") == [[ring1, ring0, "root"]]
     own = hello.json("trust", "show")["chains"][0]["links"][0]["keys"]["message"]
     assert subjects(hello, own[:12]) == [[account, ring0, "root"]]
-    pushed = next(line for line in hello.json("audit", "log", "--ring", "1") if line["what"] == "app.push")
+    pushed = next(iter(hello.json("audit", "log", "--ring", "1", "--action", "app.push")))
     expected = [[account, ring0, "root"], [ring1, ring0, "root"]]
     assert subjects(hello, f"1/{pushed['number']}") == subjects(hello, pushed["request"]) == expected
 
