@@ -92,6 +92,10 @@ class Dispatcher:
             groups=groups is not None,
         )
 
+    def begin(self) -> None:
+        """Start anew: the clock was wrong when this dispatcher was made, and nothing was taken yet."""
+        self._opening.begin()
+
     async def serve(self, transport: Transport, connection: str = "bus") -> None:
         """Take commands, queries and observations from *transport*, and publish the answers there."""
 

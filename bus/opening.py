@@ -98,6 +98,10 @@ class Opening:
         self._connections = Buckets(CONNECTION_PER_SECOND, CONNECTION_BURST)
         self._signers = Buckets(SIGNER_PER_SECOND, SIGNER_BURST)
 
+    def begin(self) -> None:
+        """Start anew with the time that it is now."""
+        self._guard.begin(self._clock())
+
     def verify(self, data: bytes, *, channel: str, subject: str = "", connection: str = "bus") -> Opened:
         """Take one frame through the stages from size to grant.
 

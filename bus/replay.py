@@ -91,6 +91,10 @@ class ReplayGuard:
         self._issuers_max = issuers_max
         self._digests_max = digests_max
 
+    def begin(self, started: int) -> None:
+        """Take what was signed since *started*: the receiver has learnt what time it is before it took anything."""
+        self._started = started
+
     def __len__(self) -> int:
         return len(self._speakers) + len(self._digests)
 

@@ -28,8 +28,30 @@ from keys.frame import open_frame
 from keys.revocation import check_revocation, read_revocation
 from keys.trust import TrustSet
 
+BEACON_S: Final = 1.0
 FETCH_S: Final = 2.0
 BEACON_TTL_MS: Final = 10_000
+
+
+class Committed(Observation, kind="journal.committed"):
+    """The journal's head moved."""
+
+    number: int
+    hash: str
+
+
+class OwnBeacon(Observation, kind="beacon"):
+    """Every second, of a domain about itself: where its journal stands, and how many keys were revoked, so that a missed one shows.
+
+    After entry ``digested`` (0: not said) the world had ``digest``: whoever follows has the same, or raises an alarm.
+    """
+
+    number: int
+    hash: str
+    epoch: int
+    revocations: int
+    digested: int = 0
+    digest: str = ""
 
 
 class ParentBeacon(Observation, kind="trust.beacon"):

@@ -13,12 +13,12 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from bus import roll_call
-from bus.clock import CloudClock
+from bus.clock import CloudClock, Mark
 from bus.dispatch import Dispatcher, Handlers, Seen
 from bus.envelope import Behalf
 from bus.journal import Cause, Journal, JournalIdentity, Stretch
@@ -32,7 +32,7 @@ from bus.stages import StageRefused
 from bus.transport import Transport
 from bus.watching import MessageRefused
 from compartments import accounts, approvals, audit, history
-from compartments.beacons import Gate
+from compartments.beacons import BEACON_S, Committed, Gate, OwnBeacon
 from compartments.belief import Belief
 from compartments.facts import FACTS
 from compartments.rows import RevokedKey
@@ -47,30 +47,8 @@ from keys.frame import open_frame
 from keys.keyring import Keyring
 from keys.trust import TrustSet
 
-BEACON_S: Final = 1.0
 DIGEST_EVERY_S: Final = 5.0
 DIGEST_ROWS_MAX: Final = 20_000  # about 50 ms in which nobody is answered; larger worlds are compared at each snapshot only
-
-
-class Committed(Observation, kind="journal.committed"):
-    """The journal's head moved."""
-
-    number: int
-    hash: str
-
-
-class DomainBeacon(Observation, kind="beacon"):
-    """Every second: where the journal stands, and how many keys were revoked, so that a missed one shows.
-
-    After entry ``digested`` (0: not said) the world had ``digest``: whoever follows has the same, or raises an alarm.
-    """
-
-    number: int
-    hash: str
-    epoch: int
-    revocations: int
-    digested: int = 0
-    digest: str = ""
 
 
 class Domain:
@@ -86,6 +64,7 @@ class Domain:
         rows: The closed table of its services; questions about the journal are added here.
         locate: World -> (compartment name -> path), for the check of permission.
         groups: World -> the groups that the daemon is in.
+        mark: What the ring that runs us said of time when it started us.
     """
 
     def __init__(
@@ -100,10 +79,11 @@ class Domain:
         rows: tuple[tuple[Rule | Question, ...], ...],
         locate: Callable[[World, str], str],
         groups: Callable[[World], frozenset[str]],
+        mark: Mark | None = None,
     ) -> None:
         self.place, self.keyring, self.trust, self.grant = place, keyring, trust, grant
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        clock = CloudClock()
+        clock = CloudClock(path.with_name("clock"), mark)
         self.journal = Journal.open(
             f"sqlite:///{path}",
             identity=JournalIdentity(cloud=keyring.cloud, domain=place.domain, epoch=epoch, signer=keyring.journal),
@@ -162,6 +142,7 @@ class Domain:
         """Repeat the journal's head every second, until cancelled."""
         digested, digest, since = 0, "", monotonic_s() - DIGEST_EVERY_S
         while True:
+            self.clock.keep()
             await self.journal.settled()  # World is at the head until we await again
             head, epoch = self.journal.head, self.journal.identity.epoch
             due = head.number != digested and monotonic_s() - since >= DIGEST_EVERY_S
@@ -169,7 +150,7 @@ class Domain:
                 digested, digest, since = head.number, self.world.digest(), monotonic_s()
             revocations = self.world.count(RevokedKey)
             await self.tell(
-                DomainBeacon(number=head.number, hash=head.hash, epoch=epoch, revocations=revocations, digested=digested, digest=digest)
+                OwnBeacon(number=head.number, hash=head.hash, epoch=epoch, revocations=revocations, digested=digested, digest=digest)
             )
             await asyncio.sleep(BEACON_S)
 

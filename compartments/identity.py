@@ -10,6 +10,7 @@ import os
 
 import msgspec
 
+from bus.clock import Mark
 from enjin.errors import ConfigError
 from enjin.failpoints import failpoint
 
@@ -28,7 +29,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
     ``strategy`` is how its own node runs (``jail`` or ``process``), ``home`` its state directory and ``runtime`` the
     runtime copy, both as it sees them; ``roots`` are the root statements after the first, in order; ``nats_port`` is 0 where
-    the bus is ZeroMQ; ``build_environment`` and ``host_paths`` are what builds need of the host.
+    the bus is ZeroMQ; ``time`` is what time it was when this was written; ``build_environment`` and ``host_paths`` are what
+    builds need of the host.
     """
 
     cloud: str
@@ -54,6 +56,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     host_paths: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()
     nats_port: int = 0
+    time: Mark | None = None
 
 
 def write_identity(identity: Identity) -> int:

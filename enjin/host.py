@@ -42,6 +42,11 @@ def clock() -> Clock:
     return Clock(time.time_ns() // 1000, time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000)
 
 
+def boot_id() -> str:
+    """Return what names this boot of the machine: the boot-time clock of another one says nothing about it."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 def monotonic_s() -> float:
     """Return seconds of a clock that never runs back, for deadlines."""
     return time.monotonic()

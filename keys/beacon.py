@@ -180,7 +180,7 @@ class ParentWatch:
             self.alarm = error.message
             raise
         self.beacon, self.head = beacon, beacon.head
-        self.heard = max(self.heard, beacon.time)
+        self.heard = beacon.time
 
     def check_holding(self, head: Head) -> None:
         """Check that the set behind *head*, signed by the ring above, may be followed. Raises: HeadFell, HeadForked."""

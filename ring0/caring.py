@@ -239,6 +239,7 @@ class Caring:
                 host_paths=tuple(self._settings["paths"]),
                 closed=self._setting.closed,
                 nats_port=self._foundation.nats_port(1),
+                time=self._domain.clock.mark(learnt=True),
             )
         )
 

@@ -19,10 +19,10 @@ from bus.journal.errors import Diverged
 from bus.journal.snapshot import SNAPSHOT_EVERY
 from bus.messages import Command, Reply
 from bus.speaker import Speaker
+from bus.timing import TimeTeller
 from bus.transport import Transport
-from compartments.beacons import BEACON_TTL_MS, ParentBeacon
+from compartments.beacons import BEACON_S, BEACON_TTL_MS, OwnBeacon, ParentBeacon
 from compartments.copies import Copied
-from compartments.domain import BEACON_S, DomainBeacon
 from compartments.facts import FACTS
 from compartments.following import copy_entries, take_snapshot
 from compartments.history import Witnessed
@@ -166,6 +166,7 @@ class Child:
                 daemon=True,
             )
             self._caller = Caller(self._transport, speaker, self._trust, responder=self.node, ring=1)
+            await TimeTeller(self._transport, speaker, self._trust, self.node, self._now).start()
         return self._caller
 
     def _connect(self, endpoint: Path) -> Transport:
@@ -215,7 +216,7 @@ class Child:
             await asyncio.sleep(BEACON_S)
 
     def _beacon(self, opened: Any) -> None:
-        said = parse(opened.statement.body, DomainBeacon)
+        said = parse(opened.statement.body, OwnBeacon)
         if said.number > self._follower.head.number:
             self._moved.set()
         if said.digested and said.digested != self._agreed and said.digested == self._follower.projected.number:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from bus.http.blobs import BlobStore
 from bus.permission import Place
+from bus.timing import TimeAsker
 from compartments import beacons, graph
 from compartments.charter import ReceiveCharter, StaleCharter
 from compartments.domain import Domain
@@ -89,6 +90,7 @@ class Ring1:
             ),
             locate=lambda world, name: graph.locate(world, name) if world.count(Charter) else "cloud",
             groups=lambda world: daemons.groups_here(world, identity.node),
+            mark=identity.time,
         )
         self.gate = self.domain.gate = beacons.Gate(self.trust, grant, identity.parent, self.domain.journal.now, self.domain.tell_soon)
         self.domain.observers[beacons.ParentBeacon.KIND] = self.gate.heard
@@ -125,11 +127,15 @@ class Ring1:
         """Serve until *ending* is set."""
         identity, domain = self.identity, self.domain
         init = await InitLink.connect(self.home / INIT_SOCKET)
-        await self._receive_charter()
-        self._believe()
         self.hub.admit(self.trust, domain.journal.now())
         await self.hub.start(init)
         transport = self.hub.connect()
+        timing = TimeAsker(transport, domain.speaker, self.trust, identity.parent, domain.clock)
+        if not domain.clock.learnt and await timing.ask():  # before the first entry: the wall clock may be ahead, and time never runs back
+            domain.dispatcher.begin()
+        await self._receive_charter()
+        self._believe()
+        self.hub.admit(self.trust, domain.journal.now())
         router = Router(self._router_settings())
         self.agents = agents = Agents(domain, self.keyring, identity, init, self.home, self._poke)
         ground = self._ground(router)
@@ -142,7 +148,7 @@ class Ring1:
         door = DomainDoor(domain, await init.take("listener:api1"), name="ring 1", blobs=blobs)
         try:
             async with asyncio.TaskGroup() as group:
-                own = (domain.beacons(), door.serve(), self.acting.run(), self.hub.run())
+                own = (domain.beacons(), timing.run(), door.serve(), self.acting.run(), self.hub.run())
                 works = (*own, self._watch_init(init), self._prune_blobs(blobs))
                 tasks = [group.create_task(work) for work in works]
                 daemon.notify("READY=1")

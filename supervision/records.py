@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from enjin.host import process_start_time, read_bounded, write_atomic
+from enjin.host import boot_id, process_start_time, read_bounded, write_atomic
 from supervision.cgroups import Groups
 from supervision.steps import BadStep, NodeSpec
 
@@ -46,11 +46,6 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     control: str = ""
     isolation: str = ""
     status: int | None = None
-
-
-def boot_id() -> str:
-    """Return the kernel's id of this boot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def identify(pid: int, groups: Groups | None) -> Identity | None:

@@ -18,6 +18,7 @@ NATS, NATS_KEYS, CLUSTER = "tests/attacks/test_nats.py", "tests/keys/test_nats.p
 FAN_OUT, BATCHES = "tests/bus/test_fan_out.py", "tests/bus/test_batches.py"
 SUCCESSION = "tests/keys/test_succession.py"
 TRUST, SIGNING, GROUND = "tests/keys/test_trust.py", "tests/keys/test_signing.py", "tests/enjin/test_ground.py"
+CLOCK, TIMING = "tests/bus/test_clock.py", "tests/compartments/test_timing.py"
 RVK, TOLD = "tests/keys/test_revocation.py", "tests/compartments/test_revocations.py"
 BEACON, PARENTS = "tests/keys/test_beacon.py", "tests/compartments/test_beacons.py"
 ROUTING, APPROVALS, TIDY = "tests/ring1/test_routing.py", "tests/ring1/test_approvals.py", "tests/test_tidy.py"
@@ -44,7 +45,15 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
     ),
     8: (f"{REPLAY}::test_n08_numbers_out_of_range_are_refused", f"{DISPATCH}::test_n08_an_old_boot_after_a_new_one_is_refused"),
     9: (WRONG, f"{REPLAY}::test_n09_the_window_of_time_is_exact", f"{REPLAY}::test_n09_each_class_has_its_cap"),
-    10: (f"{DISPATCH}::test_n10_a_wall_clock_an_hour_off_changes_nothing", f"{TRUST}::test_n10_grants_are_in_force_only_in_their_time"),
+    10: (
+        f"{DISPATCH}::test_n10_a_wall_clock_an_hour_off_changes_nothing", f"{TRUST}::test_n10_grants_are_in_force_only_in_their_time",
+        f"{CLOCK}::test_n10_a_wall_clock_an_hour_off_is_corrected_by_what_was_told",
+        f"{TIMING}::test_n10_a_domain_whose_wall_clock_is_an_hour_off_refuses_and_accepts_as_ever",
+    ),
+    11: (
+        f"{CLOCK}::test_n11_time_does_not_go_back_once_learnt", f"{CLOCK}::test_n11_a_restart_goes_on_from_what_was_learnt",
+        f"{CLOCK}::test_n11_a_reboot_with_an_earlier_wall_clock_does_not_go_back", f"{TIMING}::test_n11_a_recorded_answer_is_refused",
+    ),
     12: (
         f"{CALLER}::test_n12_a_false_answer_is_not_believed", f"{FAN_OUT}::test_n12_a_false_answer_counts_for_nobody",
         f"{FAN_OUT}::test_n12_a_repeated_answer_counts_once", "tests/ring1/test_relaying.py::test_n12_nothing_else_comes_up",
@@ -165,7 +174,6 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
 
 # Number -> what is not built yet, so that there is nothing to attack.
 NOT_BUILT: Final[dict[int, str]] = {
-    11: "cloud time from the ring above by nonce, and its watermark across a reboot",
     19: "a look into the issuer's journal when a grant is believed",
     36: "backup and restore",
     40: "join tokens: the ring above gives identities itself",

@@ -18,6 +18,7 @@ from bus.caller import Caller
 from bus.messages import Command, Fact, Moment, Observation, Reply, Role, Rule
 from bus.permission import Place
 from bus.speaker import Speaker
+from bus.timing import TimeAsker, TimeTeller
 from bus.transport import MemoryNetwork, MemoryTransport
 from compartments import beacons
 from compartments.charter import Charter, ReceiveCharter
@@ -57,19 +58,22 @@ def seed(word: str) -> bytes:
 
 
 class Shift:
-    """The machine's clocks as everybody here sees them: the real ones, moved on by what a test says."""
+    """The machine's clocks as everybody here sees them: the real ones, moved on by what a test says.
+
+    The wall clock of the domains alone is off by *skew_us*.
+    """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.us = 0
+        self.us = self.skew_us = 0
         patch.setattr(bus.clock, "clock", self)
 
     def __call__(self) -> Clock:
         real = host_clock()
-        return Clock(real.wall_us + self.us, real.boot_us + self.us)
+        return Clock(real.wall_us + self.us + self.skew_us, real.boot_us + self.us)
 
     def now(self) -> int:
         """Return cloud time, microseconds."""
-        return self().wall_us
+        return self().wall_us - self.skew_us
 
 
 class Person:
@@ -204,6 +208,22 @@ class Node:
                 self.trust.revoke(key, "by charter")
             self.gate.hold(held)
 
+    async def learn(self, tell: bool = True) -> bool:
+        """Ask the ring above what time it is, as ring 1's daemon does at its start; *tell*: it answers."""
+        if tell:
+            await TimeTeller(self.member("time"), self.parent, self._beliefs(), self.node, self.parents.shift.now).start()
+        asker = TimeAsker(self.ours, self.domain.speaker, self.trust, PARENT, self.domain.clock)
+        learnt = await asker.ask(0.3)
+        if learnt:
+            self.domain.dispatcher.begin()
+        return learnt
+
+    def _beliefs(self) -> TrustSet:
+        trust = TrustSet(self.parents.root)
+        for one in (PARENT, self.node):
+            trust.add(self.parents.people[one].frame)
+        return trust
+
     async def start(self) -> None:
         """Serve, and receive the first charter and beacon from the ring above."""
         await self.domain.serve(self.ours)
@@ -216,10 +236,7 @@ class Node:
             speaker = self.parent
             if who.subject != PARENT:
                 speaker = self.parents.speaker(who, self.channel, daemon=who.subject != "operator")
-            trust = TrustSet(self.parents.root)
-            for one in (PARENT, self.node):
-                trust.add(self.parents.people[one].frame)
-            self._callers[who.subject] = Caller(self.network.join(who.subject), speaker, trust, responder=self.node)
+            self._callers[who.subject] = Caller(self.network.join(who.subject), speaker, self._beliefs(), responder=self.node)
         return self._callers[who.subject]
 
     async def command(self, who: Person, wish: Command) -> Reply:
