@@ -17,6 +17,7 @@ from bus.journal.listing import Filters, Line
 from bus.journal.reader import Reader
 from bus.journal.repair import Repaired, repair
 from bus.journal.replay import Facts, Replayed, read_entry, replay
+from bus.journal.shared import SharedJournal
 from bus.journal.store import Projection
 from bus.journal.verify import Verification, verify
 
@@ -39,6 +40,7 @@ __all__ = [
     "Reader",
     "Repaired",
     "Replayed",
+    "SharedJournal",
     "StoredEntry",
     "Stretch",
     "Verification",

@@ -164,3 +164,17 @@ class JournalAway(StepFailed):
 
     code = "E-JNL-021"
     remedy = "start or promote a server of the journal's address; nothing acknowledged is lost, and it goes on by itself"
+
+
+class NotDecider(Conflict):
+    """Another daemon holds the decider's lease of this journal."""
+
+    code = "E-JNL-022"
+    retry = True
+
+
+class SupersededServer(StepFailed):
+    """The server under the journal is a former primary: another one has been promoted since."""
+
+    code = "E-JNL-023"
+    remedy = "bring back the server that was promoted, and make this one its replica (pg_rewind); nothing was changed"

@@ -17,6 +17,10 @@ from bus.journal.errors import JournalBusy
 
 # Locks of this kind belong to one database, and a database holds one journal: one number will do ("enjin" in ASCII).
 LOCK: Final = 0x656E6A696E
+_HOLDERS: Final = (
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = :high AND objid = :low AND objsubid = 1 AND granted"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
 _METADATA: Final = MetaData()
 LEASE: Final = Table(
     "journal_lease",
@@ -53,6 +57,11 @@ def take_lease(connection: Connection, holder: str) -> Lease:
     lease = Lease(found.term + 1, holder)
     connection.execute(update(LEASE).values(**lease._asdict()))
     return lease
+
+
+def lease_is_free(connection: Connection) -> bool:
+    """Return whether no session of this database holds the lease, as far as the server knows now."""
+    return connection.execute(text(_HOLDERS), {"high": LOCK >> 32, "low": LOCK & 0xFFFFFFFF}).scalar() == 0
 
 
 def read_lease(connection: Connection) -> Lease | None:

@@ -1,7 +1,8 @@
 """PostgreSQL under a journal: addresses, connections, and what a server has to promise before anything is written to it.
 
 Owns the only door to psycopg. An address is libpq's own: ``postgresql://[user@][host][:port]/database[?option=…]``, with
-several hosts where a replica may be promoted; the one that takes writes is found among them. Retries nothing.
+several hosts where a replica may be promoted; the one that takes writes, and was promoted last, is found among them.
+Retries nothing.
 Imports SQLAlchemy Core; psycopg when a connection is made.
 
 INV-PGS-1: a commit returns after the server, and its synchronous replicas where it has some, have it on disk, whatever the
@@ -11,11 +12,15 @@ INV-PGS-2: no password stands in a message.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -24,6 +29,7 @@ from bus.journal.errors import JournalAway, UnsupportedDatabase
 SCHEMES: Final = ("postgresql://", "postgres://")
 OLDEST: Final = 15
 CONNECT_S: Final = 5
+PATIENCE_S: Final = 10.0  # for one transaction; a server that takes longer counts as gone
 # A peer that has vanished without a word (a cut cable, a stopped machine) counts as gone after this long.
 SILENT_MS: Final = 10_000
 _SESSION: Final = (
@@ -37,8 +43,21 @@ _SESSION: Final = (
 )
 _PROMISES: Final = (
     "SELECT current_setting('server_version_num')::int / 10000, current_setting('fsync'), current_setting('full_page_writes'),"
-    " current_setting('server_encoding'), pg_is_in_recovery()"
+    " current_setting('server_encoding')"
 )
+# The first eight digits of the name of the file that is written now; what pg_control says is as old as its last checkpoint.
+_TIMELINE: Final = "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int"
+_SYSTEM: Final = "SELECT system_identifier::text FROM pg_control_system()"
+_OPTIONS: Final[dict[str, Any]] = {
+    # A reader, too, has to see what was acknowledged last.
+    "target_session_attrs": "read-write",
+    "tcp_user_timeout": SILENT_MS,
+    "keepalives_idle": SILENT_MS // 2_000,
+    "keepalives_interval": 1,
+    "keepalives_count": SILENT_MS // 2_000,
+    "fallback_application_name": "enjin",
+    "autocommit": True,
+}
 
 
 def is_postgres(url: str) -> bool:
@@ -56,58 +75,105 @@ def place(url: str) -> str:
 def connect(url: str, *, read_only: bool) -> Any:
     """Return a new connection of psycopg to the server among *url*'s hosts that takes writes.
 
+    Where several do, one of them is a former primary that has come back: the one that was promoted last is taken.
+
     Raises:
         UnsupportedDatabase: psycopg is not installed, *url* is no address, or the server does not promise what a journal needs.
         JournalAway: No server answers, or none of those that answer takes writes.
     """
     try:
         import psycopg
+        from psycopg.conninfo import conninfo_to_dict
     except ImportError as error:
         raise UnsupportedDatabase("a journal in PostgreSQL needs psycopg", hint="./bootstrap setup --postgres") from error
     try:
-        # Not the writer's rights decide here: a reader, too, has to see what was acknowledged last.
-        connection = psycopg.connect(
-            url,
-            target_session_attrs="read-write",
-            connect_timeout=CONNECT_S,
-            tcp_user_timeout=SILENT_MS,
-            keepalives_idle=SILENT_MS // 2_000,
-            keepalives_interval=1,
-            keepalives_count=SILENT_MS // 2_000,
-            fallback_application_name="enjin",
-            autocommit=True,
-        )
+        options = conninfo_to_dict(url)
     except psycopg.ProgrammingError as error:
         raise UnsupportedDatabase(f"the journal's address cannot be read: {first_line(error)}") from error
-    except psycopg.Error as error:
-        raise JournalAway(f"{place(url)} does not answer for writing: {first_line(error)}") from error
-    try:
-        for statement in _SESSION:
-            connection.execute(statement)
-        row = connection.execute(_PROMISES).fetchone()
-        _check_promises(url, *(row or (0, "off", "off", "", True)))
-        connection.autocommit = False
-        if read_only:
-            connection.read_only = True
-            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-    except psycopg.Error as error:
-        connection.close()
-        raise JournalAway(f"{place(url)} ended the connection: {first_line(error)}") from error
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    found: list[tuple[int, Any]] = []
+    refused: list[str] = []
+    for one in _one_by_one(options):
+        try:
+            connection = psycopg.connect(**options | one | _OPTIONS, connect_timeout=CONNECT_S)
+        except psycopg.Error as error:
+            refused.append(first_line(error))
+            continue
+        try:
+            with _cut_after(PATIENCE_S, lambda connection=connection: connection):  # type: ignore[misc]
+                found.append((_begin(url, connection), connection))
+        except psycopg.Error as error:
+            refused.append(first_line(error))
+            connection.close()
+        except BaseException:
+            for _timeline, other in (*found, (0, connection)):
+                other.close()
+            raise
+    if not found:
+        raise JournalAway(f"{place(url)} does not answer for writing: {'; '.join(dict.fromkeys(refused))}")
+    found.sort(key=lambda pair: pair[0])
+    *others, (_timeline, chosen) = found
+    for _timeline, other in others:
+        other.close()
+    chosen.autocommit = False
+    if read_only:
+        chosen.read_only = True
+        chosen.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    return chosen
 
 
-def _check_promises(url: str, version: int, fsync: str, full_pages: str, encoding: str, recovering: bool) -> None:
-    if recovering:
-        raise JournalAway(f"{place(url)} is a replica that was not promoted")
+def _one_by_one(options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what names each host of an address that may name several: libpq would take the first that answers."""
+    hosts = {key: str(options[key]).split(",") for key in ("host", "hostaddr") if options.get(key)}
+    count = max((len(names) for names in hosts.values()), default=1)
+    ports = str(options.get("port") or "").split(",")
+    hosts["port"] = ports * count if len(ports) == 1 else ports
+    return [{key: names[at] for key, names in hosts.items() if at < len(names)} for at in range(count)]
+
+
+def _begin(url: str, connection: Any) -> int:
+    """Make the session one that a journal can rely on, and return its server's timeline: one more with each promotion."""
+    for statement in _SESSION:
+        connection.execute(statement)
+    row = connection.execute(_PROMISES).fetchone()
+    _check_promises(url, *(row or (0, "off", "off", "")))
+    return int(connection.execute(_TIMELINE).fetchone()[0])
+
+
+def _check_promises(url: str, version: int, fsync: str, full_pages: str, encoding: str) -> None:
     if version < OLDEST:
         raise UnsupportedDatabase(f"{place(url)} is PostgreSQL {version}", hint=f"use {OLDEST} or newer")
     if (fsync, full_pages) != ("on", "on"):
         raise UnsupportedDatabase(f"{place(url)} may lose what it acknowledged", hint="set fsync and full_page_writes to on")
     if encoding != "UTF8":
         raise UnsupportedDatabase(f"{place(url)} stores text as {encoding}", hint="create the database with ENCODING 'UTF8'")
+
+
+def server_of(connection: Any) -> tuple[str, int]:
+    """Return the identity of the server of a connection of psycopg, and its timeline: promoted once more, it is one higher."""
+    return str(connection.execute(_SYSTEM).fetchone()[0]), int(connection.execute(_TIMELINE).fetchone()[0])
+
+
+def cut(connection: Any) -> None:
+    """End the session of a connection of psycopg from another thread: whoever waits for the server there is told so."""
+    with contextlib.suppress(Exception):  # a session that is gone already
+        with socket.socket(fileno=os.dup(connection.pgconn.socket)) as own:
+            own.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def _cut_after(seconds: float, connection: Callable[[], Any]) -> Iterator[None]:
+    timer = threading.Timer(seconds, lambda: cut(connection()))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def watched(connection: Connection) -> contextlib.AbstractContextManager[None]:
+    """Cut the session of *connection* if the body takes longer than ``PATIENCE_S``: a server may stop without a word."""
+    return _cut_after(PATIENCE_S, lambda: connection.connection.driver_connection)
 
 
 def engine(connecting: Callable[[], Any]) -> Engine:

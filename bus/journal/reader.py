@@ -7,10 +7,10 @@ Imports SQLAlchemy Core.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
-from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy import Connection, Select, bindparam, func, select
 from sqlalchemy.exc import DBAPIError
 
 from bus.journal import postgres
@@ -19,8 +19,10 @@ from bus.journal.entry import Commit, Head, StoredEntry, Stretch
 from bus.journal.errors import JournalAway, JournalDamaged, NoSuchEntry
 from bus.journal.schema import COMMITS, ENTRIES, HEAD, PROJECTION, REQUESTS, SNAPSHOTS, WITNESSES
 
+T = TypeVar("T")
 STRETCH_ENTRIES_MAX: Final = 1_000
 STRETCH_BYTES_MAX: Final = 524_288
+_UNWATCHED: Final = contextlib.nullcontext()  # a file answers, or fails, by itself
 _AS_NEEDED: Final = {"stream_results": True, "max_row_buffer": 128}
 
 
@@ -99,8 +101,10 @@ class Reader:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._watch: Callable[[Connection], contextlib.AbstractContextManager[None]] = lambda _connection: _UNWATCHED
         if postgres.is_postgres(url):
             self._engine = postgres.reader_engine(url)
+            self._watch = postgres.watched
             self._connection = self._engine.connect()
             if not self.rows(_HAS_HEAD)[0][0]:
                 self.close()
@@ -131,11 +135,12 @@ class Reader:
     def _reading(self) -> Iterator[Any]:
         """One consistent view; ended at once, so that no reader holds the write-ahead log."""
         try:
-            transaction = self._connection.begin()
-            try:
-                yield self._connection
-            finally:
-                transaction.rollback()
+            with self._watch(self._connection):
+                transaction = self._connection.begin()
+                try:
+                    yield self._connection
+                finally:
+                    transaction.rollback()
         except DBAPIError as error:
             if not error.connection_invalidated:
                 raise
@@ -145,6 +150,11 @@ class Reader:
         """Return the rows of *query*, all of one view of the database."""
         with self._reading() as connection:
             return list(connection.execute(query, values))
+
+    def view(self, function: Callable[[Connection], T]) -> T:
+        """Run *function*, which only reads, on one view of the database."""
+        with self._reading() as connection:
+            return function(connection)
 
     def meta(self) -> Meta | None:
         """Return whose journal this is; None before its first opening by a writer."""

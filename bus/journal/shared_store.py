@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import os
 import socket
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -24,9 +23,10 @@ from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from bus.journal import postgres
-from bus.journal.database import WriterLock, writer_engine
+from bus.journal.beside import open_local, remember_server
+from bus.journal.database import WriterLock
 from bus.journal.entry import Head
-from bus.journal.errors import JournalAway, JournalBusy, JournalClosed, JournalDamaged
+from bus.journal.errors import JournalAway, JournalBusy, JournalClosed, JournalDamaged, SupersededServer
 from bus.journal.lease import take_lease
 from bus.journal.reader import Meta, Reader
 from bus.journal.schema import PROJECTION
@@ -34,7 +34,6 @@ from bus.journal.store import Batch, Projection, Store, move_projection
 from enjin.log import get
 
 T = TypeVar("T")
-PATIENCE_S: Final = 10.0
 _log: Final = get("journal.store")
 
 
@@ -45,17 +44,17 @@ class PostgresStore(Store):
         url: ``postgresql://…``, see ``postgres``.
         beside: ``sqlite:////absolute/path`` of the file for the projection; "": none is kept.
         holder: What other daemons are told when they ask who decides.
-        patience_s: How long one transaction may take, in seconds; a server that takes longer counts as gone.
 
     Raises:
         JournalBusy: Another session holds the lease, or another process the local file.
         JournalAway: No server takes writes, or its synchronous replica does not confirm.
         UnsupportedDatabase: See ``postgres.connect``.
+        SupersededServer: A later timeline of the server was seen before: it is a former primary.
         JournalDamaged: The local file cannot be opened.
     """
 
-    def __init__(self, url: str, beside: str = "", holder: str = "", patience_s: float = PATIENCE_S) -> None:
-        self._url, self._patience_s = url, patience_s
+    def __init__(self, url: str, beside: str = "", holder: str = "") -> None:
+        self._url, self._patience_s = url, postgres.PATIENCE_S
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._driver: Any = None
         self._gone: JournalAway | None = None
@@ -65,14 +64,15 @@ class PostgresStore(Store):
         self._local_lock: WriterLock | None = None
         self._engine = postgres.engine(self._connect)
         try:
-            self._connection = self.call(self._engine.connect)
+            self._connection = self._beyond(self._engine.connect)  # connecting has limits of its own
             self._driver = self._connection.connection.driver_connection
             self._driver.add_notice_handler(self._notice)
-            # A commit of its own, first of all: once it is confirmed, so is everything that stands before it.
-            self.lease = self.transact(lambda connection: take_lease(connection, holder or socket.gethostname()))
             if beside:
                 self._local_lock = WriterLock(beside)
-                self._local = self._beyond(lambda: _open_local(beside))
+                self._local = self._beyond(lambda: open_local(beside))
+                self._compare_server()
+            # A commit of its own, first of all: once it is confirmed, so is everything that stands before it.
+            self.lease = self.transact(lambda connection: take_lease(connection, holder or socket.gethostname()))
         except BaseException:
             self.close()
             raise
@@ -135,9 +135,7 @@ class PostgresStore(Store):
         """End the session from this side: whoever waits for the server is told so; called from another thread than the writer's."""
         self._lose(f"{postgres.place(self._url)} has not confirmed a commit in {self._patience_s:g} s")
         _log.error("session.cut", seconds=self._patience_s)
-        with contextlib.suppress(Exception):  # a session that is gone already
-            with socket.socket(fileno=os.dup(self._driver.pgconn.socket)) as own:
-                own.shutdown(socket.SHUT_RDWR)
+        postgres.cut(self._driver)
 
     # -- the projection's file ---------------------------------------------------------------------------------------------
 
@@ -159,7 +157,25 @@ class PostgresStore(Store):
             raise JournalDamaged("this journal was opened without a file for its projection")
         return self._local
 
-    def projected(self, reader: Reader) -> Meta | None:
+    def _compare_server(self) -> None:
+        """Remember the server and its timeline. Raises: SupersededServer when a later timeline of it was seen here."""
+
+        def ask() -> tuple[str, int]:
+            self._open_connection()
+            found = postgres.server_of(self._driver)
+            self._driver.rollback()
+            return found
+
+        identity, timeline = self.call(ask)
+        seen = self.project(lambda connection: remember_server(connection, identity, timeline))
+        if seen > timeline:
+            raise SupersededServer(f"{postgres.place(self._url)} is on timeline {timeline}, and timeline {seen} was seen")
+
+    def ping(self) -> None:
+        """Ask the server for nothing; to be called in the writer's thread. Raises: JournalAway when the session has ended."""
+        self._transact(lambda connection: connection.execute(text("SELECT 1")).close())
+
+    def projected(self, reader: Reader | None) -> Meta | None:
         """Return whose projection the local file holds and up to where."""
 
         def look(connection: Connection) -> Meta | None:
@@ -196,23 +212,3 @@ class PostgresStore(Store):
         self._thread.shutdown()
         if self._local_lock is not None:
             self._local_lock.release()
-
-
-def _open_local(beside: str) -> Connection:
-    engine = writer_engine(beside)
-    try:
-        connection = engine.connect()
-        with connection.begin():
-            PROJECTION.create(connection, checkfirst=True)
-        # The file is made from the journal: what a crash of the machine takes from it is made again.
-        driver: Any = connection.connection.driver_connection
-        driver.execute("PRAGMA synchronous=NORMAL").close()
-    except DBAPIError as error:
-        engine.dispose()
-        raise JournalDamaged(f"the projection's file cannot be opened: {error.orig}") from error
-    return connection
-
-
-def session_lives(connection: Connection) -> None:
-    """Ask the server for nothing. Raises: DBAPIError when the session has ended."""
-    connection.execute(text("SELECT 1"))

@@ -158,9 +158,9 @@ class Store:
         """Run *function* in one transaction of the database that holds the projection: here the journal's own."""
         return self.transact(function)
 
-    def projected(self, reader: Reader) -> Meta | None:
+    def projected(self, reader: Reader | None) -> Meta | None:
         """Return whose projection is kept and up to where, seen by *reader* where it can; None when none was ever made."""
-        return reader.projection()
+        return reader.projection() if reader is not None else None
 
     def write(self, batch: Batch) -> None:
         """Write *batch* in one transaction; to be called in the writer's thread."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-import secrets
 import shutil
 import signal
 import subprocess
@@ -20,13 +19,14 @@ import pytest
 from tests.places import temporary_home
 
 DEADLINE_S = 30.0
+DATABASE = "enjin"
 SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "shared_buffers": "16MB",
     "max_connections": "40",
     "max_wal_senders": "4",
-    "wal_log_hints": "on",
+    "dynamic_shared_memory_type": "mmap",  # a file of its folder, and nothing that a kill leaves elsewhere
     "wal_init_zero": "off",
     "autovacuum": "off",
 }
@@ -109,6 +109,13 @@ class Server:
         """Stop without writing anything more, unless it has ended already; what was acknowledged is in its log."""
         self._end(signal.SIGQUIT)
 
+    def end(self) -> None:
+        """Stop, and take away what a kill has left: the segment of shared memory that guards the data."""
+        self.stop()
+        with contextlib.suppress(FileNotFoundError):
+            lines = (self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
+            subprocess.run(["ipcrm", "-m", lines[6].split()[1]], check=False, capture_output=True)
+
     def pause(self) -> None:
         """Let no process of the server run until ``resume``; its sockets stay open."""
         for pid in self._pids():
@@ -158,10 +165,17 @@ class Servers:
 
     def __init__(self, folder: Path) -> None:
         self.primary, self.replica = Server(folder, "first", 5432), Server(folder, "second", 5433)
+        self._made: set[str] = set()
 
-    def url(self, name: str) -> str:
-        """Make the database *name* and return its address, which names both servers."""
-        self.primary.sql(f'CREATE DATABASE "{name}"')
+    def url(self, name: str = DATABASE) -> str:
+        """Make the database *name*, or empty it, and return its address, which names both servers."""
+        if name in self._made:  # a new one is hundreds of files
+            self.primary.sql(f'ALTER DATABASE "{name}" RESET ALL')
+            self.primary.sql("DROP SCHEMA public CASCADE", name)
+            self.primary.sql("CREATE SCHEMA public", name)
+        else:
+            self.primary.sql(f'CREATE DATABASE "{name}"')
+            self._made.add(name)
         return self.address(name)
 
     def address(self, name: str) -> str:
@@ -195,10 +209,5 @@ def running() -> Iterator[Servers]:
             servers.primary.start()
             yield servers
         finally:
-            servers.replica.stop()
-            servers.primary.stop()
-
-
-def fresh_name() -> str:
-    """Return a name for a database that nobody has used."""
-    return f"enj{secrets.token_hex(4)}"
+            servers.replica.end()
+            servers.primary.end()

@@ -18,7 +18,7 @@ from bus.journal import Follower, Journal, verify
 from enjin import host
 from enjin.errors import EnjinError, code_of
 from tests.bus.journal.small_world import CLOUD, DOMAIN, FACTS, JOURNAL_KEY, Add, Asking, SmallTables, SmallWorld, identity
-from tests.bus.postgres_servers import Servers, running
+from tests.bus.postgres_servers import DATABASE, Servers, running
 
 TEMPLATES = ["sqlite:///{folder}/{name}.db", "postgresql", *os.environ.get("ENJIN_TEST_JOURNALS", "").split()]
 
@@ -37,8 +37,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param != "postgresql":
         return str(request.param.format(folder=tmp_path, name=name))
     servers: Servers = request.getfixturevalue("servers")
-    servers.url(name.replace("enj", "enjf", 1))  # for the follower
-    return servers.url(name)
+    servers.url(DATABASE.replace("enj", "enjf", 1))  # for the follower
+    return servers.url()
 
 
 @pytest.fixture(autouse=True)

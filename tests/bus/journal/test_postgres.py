@@ -17,7 +17,7 @@ from bus.journal.postgres import place
 from bus.journal.shared_store import PostgresStore
 from enjin.errors import EnjinError, code_of
 from tests.bus.journal.small_world import CLOUD, DOMAIN, FACTS, JOURNAL_KEY, Add, Asking, SmallTables, SmallWorld, identity
-from tests.bus.postgres_servers import Servers, fresh_name, running
+from tests.bus.postgres_servers import DATABASE, Servers, running
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def servers() -> Iterator[Servers]:
 @pytest.fixture
 def url(servers: Servers) -> str:
     """A database that holds nothing yet."""
-    return servers.url(fresh_name())
+    return servers.url()
 
 
 def opened(url: str, beside: Path, **changed: Any) -> Journal:
@@ -114,16 +114,15 @@ def test_the_lease_names_its_holder_and_its_term_rises(url: str, tmp_path: Path)
 
 def test_settings_of_the_database_cannot_weaken_a_commit(servers: Servers, url: str) -> None:
     """Whatever the role or the database sets, a session of the writer waits for the disk, and hears warnings."""
-    name = url.split("/")[3].partition("?")[0]
     for setting in ("synchronous_commit = off", "client_min_messages = error", "statement_timeout = 1"):
-        servers.primary.sql(f'ALTER DATABASE "{name}" SET {setting}')
+        servers.primary.sql(f'ALTER DATABASE "{DATABASE}" SET {setting}')
     store = PostgresStore(url)
     try:
         show = "SELECT current_setting('synchronous_commit'), current_setting('client_min_messages'), current_setting('statement_timeout')"
         assert tuple(store.transact(lambda connection: connection.execute(text(show)).one())) == ("on", "warning", "0")
     finally:
         store.close()
-    servers.primary.sql(f'ALTER DATABASE "{name}" SET synchronous_commit = remote_apply')
+    servers.primary.sql(f'ALTER DATABASE "{DATABASE}" SET synchronous_commit = remote_apply')
     store = PostgresStore(url)
     try:
         assert store.transact(lambda connection: connection.execute(text("SHOW synchronous_commit")).scalar()) == "remote_apply"
@@ -148,9 +147,9 @@ def test_a_projection_that_was_left_behind_is_made_anew(url: str, tmp_path: Path
 
 def test_a_server_that_was_put_back_is_seen(servers: Servers, url: str, tmp_path: Path) -> None:
     """The local projection remembers what was acknowledged: a journal that shows less is not written."""
-    name, old = url.split("/")[3].partition("?")[0], fresh_name()
+    old = "enjold"
     run(url, tmp_path / "p.db", write)
-    servers.primary.sql(f'CREATE DATABASE "{old}" TEMPLATE "{name}"')
+    servers.primary.sql(f'CREATE DATABASE "{old}" TEMPLATE "{DATABASE}"')
     run(url, tmp_path / "p.db", write)
     with pytest.raises(EnjinError) as caught:
         opened(servers.address(old), tmp_path / "p.db")
@@ -181,7 +180,7 @@ def test_one_local_file_serves_one_daemon(servers: Servers, url: str, tmp_path: 
 
     async def work(journal: Journal) -> None:
         with pytest.raises(EnjinError) as caught:
-            opened(servers.url(fresh_name()), tmp_path / "p.db")
+            opened(servers.url("enjother"), tmp_path / "p.db")
         assert code_of(caught.value) == "E-JNL-002"
 
     run(url, tmp_path / "p.db", work)
