@@ -1,7 +1,7 @@
 """journal_single_per_s, journal_group_per_s, replay_per_s, verify_million_s, restart_million_s: one journal on SQLite, real entries.
 
-Beside single commits a bare sqlite3 connection that commits as durably, one row at a time; beside verification what one core does
-with Ed25519 signatures alone.
+Beside many commits the same journal in PostgreSQL; beside single ones a bare sqlite3 connection that commits as durably, one row at a
+time; beside verification what one core does with Ed25519 signatures alone.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from compartments.world import World
 from keys.signing import verify as verify_signature
 from tests.bench import ledger
 from tests.bench.figures import Peer, Row, rows
+from tests.bus.postgres_servers import find_programs, running
 from tests.cloud import Cloud
 
 SINGLES, TOGETHER = 3_000, 30_000
@@ -62,6 +63,26 @@ async def written_per_s(path: Path) -> tuple[float, float]:
     together = TOGETHER / (time.perf_counter() - began)
     await journal.close()
     return single, together
+
+
+async def shared_together_per_s(url: str, beside: Path) -> float:
+    """Return entries per second of the same journal in PostgreSQL when many wait."""
+    journal = ledger.open_ledger_at(url, beside=f"sqlite:///{beside}")
+    await ledger.found(journal)
+    many = list(ledger.moves(TOGETHER))
+    began = time.perf_counter()
+    await ledger.write_together(journal, many)
+    together = TOGETHER / (time.perf_counter() - began)
+    await journal.close()
+    return together
+
+
+def on_postgres(place: Path) -> Peer:
+    """Measure beside, on a server of its own and on the same disk."""
+    if find_programs() is None:
+        return Peer("PostgreSQL", why="PostgreSQL is not installed")
+    with running() as servers:
+        return Peer("PostgreSQL", asyncio.run(shared_together_per_s(servers.url(), place / "projection.db")))
 
 
 def bare_commits_per_s(path: Path) -> float:
@@ -120,6 +141,7 @@ def measure(_cloud: Cloud) -> list[Row]:
     with folder() as place:
         single, together = asyncio.run(written_per_s(place / "journal.db"))
         bare = bare_commits_per_s(place / "bare.db")
+        shared = on_postgres(place)
         replayed = replayed_per_s(place / "journal.db")
         million = place / "million.db"
         asyncio.run(ledger.make(million, MILLION + SINCE_SNAPSHOT))
@@ -134,7 +156,7 @@ def measure(_cloud: Cloud) -> list[Row]:
     alone = Peer("Ed25519 alone, all cores", found.entries / signatures_per_s() / cores)
     return [
         *rows("journal_single_per_s", single, [Peer("bare sqlite3", bare)]),
-        *rows("journal_group_per_s", together, [Peer("PostgreSQL", why="not built yet")]),
+        *rows("journal_group_per_s", together, [shared]),
         *rows("replay_per_s", replayed),
         *rows("restart_million_s", restarted),
         *rows("verify_million_s", verified, [alone]),

@@ -65,10 +65,13 @@ def moves(count: int) -> Iterator[Wished]:
 
 def open_ledger(path: Path, **options: Any) -> Journal:
     """Return the journal at *path*, open for writing."""
+    return open_ledger_at(f"sqlite:///{path}", **options)
+
+
+def open_ledger_at(url: str, **options: Any) -> Journal:
+    """Return the journal at *url*, open for writing."""
     identity = JournalIdentity(cloud=CLOUD, domain=DOMAIN, epoch=1, signer=SIGNER)
-    return Journal.open(
-        f"sqlite:///{path}", identity=identity, world_factory=World, facts=dict(FACTS), projection=WorldTables(), **options
-    )
+    return Journal.open(url, identity=identity, world_factory=World, facts=dict(FACTS), projection=WorldTables(), **options)
 
 
 async def decide(journal: Journal, wanted: Wished) -> Any:
