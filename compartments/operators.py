@@ -37,16 +37,19 @@ def held(world: World, path: str, time: int) -> list[Held]:
             rows.setdefault(grant.key, []).append(grant)
     found = []
     for key, grants in sorted(rows.items()):
-        account, revoked = world.get(Account, grants[0].subject), world.get(RevokedKey, key)
+        account = world.get(Account, grants[0].subject)
         if account is not None and account.state != "active":
             continue
-        ended = revoked is not None and revoked.time <= time
-        if ended and revoked is not None and revoked.time <= time - DAY_US:
-            continue
-        in_force = any(grant.not_before <= time < grant.expiry for grant in grants)
-        if in_force:
-            found.append(Held(grants[0].subject, key, min(grant.created for grant in grants), not ended))
+        ends = [_revoked(world, grant, time) for grant in grants if grant.not_before <= time < grant.expiry]
+        if ends and (0 in ends or max(ends) > time - DAY_US):
+            found.append(Held(grants[0].subject, key, min(grant.created for grant in grants), 0 in ends))
     return found
+
+
+def _revoked(world: World, grant: Grant, time: int) -> int:
+    """Return since when *grant*, or its key, is revoked; 0 when it is not at *time*."""
+    rows = [row for row in (world.get(RevokedKey, grant.key), world.get(RevokedKey, grant.id)) if row is not None and row.time <= time]
+    return min((row.time for row in rows), default=0)
 
 
 def needed(world: World, path: str, asker: str, time: int) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from bus.messages import Asker, Command, Fact, Moment, Query, Question, Role, Rule
+from bus.messages import Asker, Command, Fact, Moment, Query, Question, Role, Rule, always
 from compartments.facts.roots import RootSucceeded
 from compartments.rows import Cloud, Grant, RevokedKey, RootSuccessor
 from compartments.world import World
@@ -106,6 +106,6 @@ def show_root(_query: ShowRoot, world: World, _asker: Asker) -> dict[str, Any]:
 
 
 TABLE: Final = (
-    Rule(RotateRoot, rotate, allow=Role.OPERATOR, result=rotated, urgent=True),
+    Rule(RotateRoot, rotate, allow=Role.OPERATOR, result=rotated, urgent=True, approvals=always),
     Question(ShowRoot, show_root, allow=Role.OPERATOR),
 )

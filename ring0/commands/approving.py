@@ -37,14 +37,18 @@ class NothingWaits(NotFound):
     remedy = "`enjin approvals` lists what waits"
 
 
-def settled(result: Any) -> Any:
-    """Return a command's *result*. Raises: WaitsForApproval when others must approve it first."""
+def settled(result: Any, meanwhile: str = "") -> Any:
+    """Return a command's *result*.
+
+    Raises:
+        WaitsForApproval: Others must approve it first; *meanwhile* says how things stand until then.
+    """
     request = result.get("approval") if isinstance(result, dict) else None
     if request is None:
         return result
     others = "1 other operator" if request["needed"] == 1 else f"{request['needed']} other operators"
     raise WaitsForApproval(
-        f"{request['what']} waits for the approval of {others} until {rfc3339(request['expires'])}",
+        f"{request['what']} waits for the approval of {others} until {rfc3339(request['expires'])}{meanwhile and f'; {meanwhile}'}",
         hint=f"they approve with `enjin approve {request['id']}`; `enjin approve {request['id']} --refuse` withdraws it",
     )
 

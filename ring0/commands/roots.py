@@ -10,6 +10,7 @@ import click
 from enjin.errors import Conflict, EnjinError, Unreachable
 from enjin.host import clock
 from enjin.output import json_option, print_json, reason_option, rfc3339, say
+from ring0.commands.approving import settled
 from ring0.commands.client import at_option, done, run, told
 from ring0.commands.genesis import SHARES, asking, closing_options, new_passphrases, place_option, share_options
 from ring0.commands.trust import heard
@@ -102,7 +103,8 @@ def rotate(
 ) -> None:  # fmt: skip
     """Replace all keys of the root: two of the old shares and two of three new ones sign, and the cloud takes it while it runs.
 
-    Nothing else changes: what the old root signed, the new one confirms. Shares of the old root are of no use from then on.
+    Nothing else changes: what the old root signed, the new one confirms. Shares of the old root are of no use from then on. Where there are
+    several operators, others approve it first (`enjin approvals`), and the old root stays until they have.
     """
     if len(places) not in (1, SHARES) or len(set(places)) != len(places):
         raise click.UsageError("give --to once, or three times with different directories")
@@ -142,6 +144,7 @@ async def _rotate(
         for path in paths:
             path.unlink()
         raise
+    settled(taken, f"the new shares are in {', '.join(sorted({str(path.parent) for path in paths}))}, and of no use before")
     session.follow_roots([from_text(new[0].root)])
     return {
         "version": taken["version"],

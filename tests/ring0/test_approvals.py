@@ -1,70 +1,141 @@
-"""Ending another operator's authority in ring 0 waits for others; ending a tenant's does not."""
+"""What one operator must not do alone in ring 0: end another operator's authority, and replace the root."""
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
+import msgspec
 import pytest
 
-from bus.messages import Moment, Rule, Table
+from bus.envelope import Statement, seal_statement
+from bus.messages import Command, Moment, Role, Table
 from compartments import approvals
-from compartments.rows import Account
+from compartments.approvals import Approve
+from compartments.rows import Account, RootSuccessor
 from compartments.rows_approvals import ApprovalRequest
+from enjin.canonical import canonical, parse
+from keys.frame import open_frame
+from keys.keyring import Keyring
 from ring0.accounts import CloseAccount, CreateAccount
 from ring0.keys import EnrollKey
+from ring0.roots import RotateRoot
 from ring0.services import SERVICES
-from tests.ring0.book import CLOUD, KEYS, OPERATOR, RING0, START, Book, Role, founded
+from tests.ring0.book import CLOUD, HOUR, KEYS, OPERATOR, RING0, Book
+from tests.ring0.test_cloud import refused
+from tests.ring0.wishes import ROOT, rooted, succeeding
 
 
 class Signed(Book):
-    """A book whose wishes come as signed messages, as a journal gets them."""
+    """A book whose wishes come as signed messages, each with the key that follows from its signer's word."""
+
+    def __init__(self, before: Book) -> None:
+        super().__init__(Table(approvals.service(SERVICES, path="cloud", domain="ring0", ring=0, clock=lambda: self.time)))
+        self.entries, self.asked, self.time = before.entries, before.asked, before.time + 1_000
+        self.world = self.replayed()
+        self.word = "operator"
+        self.body: bytes = b"{}"
+        self.kind = ""
+
+    def ask(self, wish: Command, role: Role = Role.OPERATOR, **asker: Any) -> Any:
+        """Decide *wish* as it was signed by whose ``word`` it is."""
+        self.kind, self.body = wish.KIND, canonical(wish)
+        return super().ask(wish, role, **asker)
 
     def moment(self, role: Role = Role.OPERATOR, **asker: Any) -> Moment:
-        """Return the next moment, with a message of whoever asks."""
-        import msgspec
-
-        from bus.envelope import Statement, seal_statement
-        from keys.signing import Signer
-
+        """Return the next moment, with the message."""
         at = super().moment(role, **asker)
+        grants = [row.id for row in self.world.all(approvals.Grant) if row.subject == at.asker.id]
         statement = Statement(
-            cloud=CLOUD, channel="ring0", kind="command.account.close", iss=at.asker.id, aud=RING0, time=at.time, ttl_ms=1,
-            grant="a" * 64, rid=at.request, body=msgspec.Raw(b"{}"),
+            cloud=CLOUD, channel="ring0", kind=f"command.{self.kind}", iss=at.asker.id, aud=RING0, time=at.time, ttl_ms=1,
+            grant=grants[0] if grants else "", rid=at.request, body=msgspec.Raw(self.body),
         )  # fmt: skip
-        frame = seal_statement(statement, Signer.from_seed(bytes(32)))
-        return msgspec.structs.replace(at, frame=frame)
+        keyring = Keyring(CLOUD, hashlib.sha256(self.word.encode()).digest())
+        return msgspec.structs.replace(at, frame=seal_statement(statement, keyring.message))
+
+    def approve(self, account: str, word: str, asked: dict[str, Any]) -> Any:
+        """Approve *asked* with the key that follows from *word*."""
+        self.word = word
+        try:
+            return self.ask(Approve(request=asked["id"], digest=asked["digest"]), id=account)
+        finally:
+            self.word = "operator"
+
+    def join(self, role: str = "operator") -> str:
+        """Make an account called someone with a key, and return its id."""
+        account = self.ask(CreateAccount(name="someone", role=role, compartment="cloud"))["id"]  # type: ignore[arg-type]
+        frame = KEYS.grant(account, "someone", role=2 if role == "operator" else 1, cloud=open_frame(ROOT).digest)
+        self.ask(EnrollKey(frame=frame), Role.SUPERVISOR)
+        return str(account)
 
 
 @pytest.fixture
 def book() -> Signed:
-    """A cloud with the operator, and another who has a key."""
-    made = Signed()
-    made.entries = founded().entries
-    made.world, made.asked = made.replayed(), 1
-    made.time = START + 1_000_000
-    rows: list[Rule | Any] = approvals.service(SERVICES, path="cloud", domain="ring0", ring=0, clock=lambda: made.time)
-    made.table = Table(rows)
-    return made
-
-
-def second(book: Book, role: str = "operator") -> str:
-    """Make an account called someone with a key, and return its id."""
-    account = book.ask(CreateAccount(name="someone", role=role, compartment="cloud"))["id"]  # type: ignore[arg-type]
-    book.ask(EnrollKey(frame=KEYS.grant(account, "someone", role=2 if role == "operator" else 1)), Role.SUPERVISOR)
-    return str(account)
+    """A cloud with a root, and one operator."""
+    return Signed(rooted())
 
 
 def test_closing_another_operators_account_waits(book: Signed) -> None:
-    """The account stays active, and the request says who asked for what."""
-    account = second(book)
-    told = book.ask(CloseAccount(account="someone"))
-    assert told["approval"]["what"] == "account.close"
-    assert (told["approval"]["who"], told["approval"]["needed"]) == (OPERATOR, 1)
+    """The account stays active until somebody else agrees; who asked does not count, and it can be whose account it is."""
+    account = book.join()
+    asked = book.ask(CloseAccount(account="someone"))["approval"]
+    assert (asked["what"], asked["who"], asked["needed"]) == ("account.close", OPERATOR, 1)
     assert book.world.need(Account, account).state == "active"
+    refused(book, Approve(request=asked["id"], digest=asked["digest"]), "E-APR-003")
+    assert book.approve(account, "someone", asked)["state"] == "carried"
+    assert book.world.need(Account, account).state == "closed"
 
 
 def test_closing_a_tenants_account_does_not(book: Signed) -> None:
     """Nothing waits, the account is closed."""
-    account = second(book, "tenant")
+    account = book.join("tenant")
     book.ask(CloseAccount(account="someone"))
     assert (book.world.need(Account, account).state, book.world.count(ApprovalRequest)) == ("closed", 0)
+
+
+def test_one_operator_replaces_the_root_alone(book: Signed) -> None:
+    """Two of the root's keys have signed, and there is nobody else to ask."""
+    assert book.ask(succeeding(book)) == {"version": 2}
+    assert book.world.count(RootSuccessor) == 1
+
+
+def test_a_new_root_waits_for_another_operator(book: Signed) -> None:
+    """The statement stands in the request, the old root in force; a second operator's key puts the very statement in force."""
+    account = book.join()
+    wish = succeeding(book)
+    asked = book.ask(wish)["approval"]
+    assert (asked["what"], asked["needed"], book.world.count(RootSuccessor)) == ("trust.rotate", 1, 0)
+    assert parse(canonical(asked["wish"]), RotateRoot) == wish
+    assert book.approve(account, "someone", asked)["state"] == "carried"
+    assert [row.frame for row in book.world.all(RootSuccessor)] == [wish.frame]
+    assert book.replayed().digest() == book.world.digest()
+
+
+def test_a_request_that_was_overtaken_is_decided_anew(book: Signed) -> None:
+    """Two new roots are asked for; once one is in force, the other's approval is refused as a fork, and nothing changes."""
+    account = book.join()
+    first = book.ask(succeeding(book))["approval"]
+    second = book.ask(succeeding(book, new=[*succeeding_keys()]))["approval"]
+    assert book.approve(account, "someone", first)["state"] == "carried"
+    before = book.world.digest()
+    with pytest.raises(Exception, match="root") as caught:
+        book.approve(account, "someone", second)
+    assert (caught.value.code, book.world.digest()) == ("E-ROT-004", before)  # type: ignore[attr-defined]
+
+
+def succeeding_keys() -> list[Any]:
+    """Return three keys that no root has had."""
+    from keys.signing import Signer
+
+    return [Signer.from_seed(hashlib.sha256(f"another root {number}".encode()).digest()) for number in range(3)]
+
+
+def test_an_hour_later_it_is_over(book: Signed) -> None:
+    """What nobody approved in time is never carried out."""
+    account = book.join()
+    asked = book.ask(succeeding(book))["approval"]
+    book.time += HOUR
+    with pytest.raises(Exception, match="has expired") as caught:
+        book.approve(account, "someone", asked)
+    assert caught.value.code == "E-APR-002"  # type: ignore[attr-defined]
+    assert book.world.count(RootSuccessor) == 0

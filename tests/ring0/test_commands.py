@@ -259,3 +259,16 @@ def test_a_book_can_be_asked_as_the_command_line_asks(monkeypatch: pytest.Monkey
     runner.invoke(world.network, ["create", "lab", "--ipv4", "10.99.0.0/24"], catch_exceptions=False)
     assert "10.99.0.0/24" in runner.invoke(world.network, ["list"], catch_exceptions=False).stdout
     assert json.loads(runner.invoke(world.graph, ["--json"], catch_exceptions=False).stdout)["schema"] == 1
+
+
+@pytest.mark.parametrize(("needed", "words"), [(1, "1 other operator "), (2, "2 other operators ")])
+def test_what_waits_ends_with_a_status_of_its_own(needed: int, words: str) -> None:
+    """A result passes; a request that waits is told with how to approve it, how things stand meanwhile, and exit status 3."""
+    assert approving.settled({"version": 2}) == {"version": 2}
+    assert approving.settled(None) is None
+    request = {"id": "q-0123456789abcdef", "what": "trust.rotate", "needed": needed, "expires": 1_700_000_000_000_000}
+    with pytest.raises(approving.WaitsForApproval) as waits:
+        approving.settled({"approval": request}, "the old root stays")
+    assert (waits.value.exit_status, waits.value.message.endswith("; the old root stays")) == (3, True)
+    assert words in waits.value.message
+    assert "enjin approve q-0123456789abcdef" in waits.value.hint

@@ -98,13 +98,13 @@ class Council:
         await self.charter()
         return person
 
-    async def revoke(self, person: Person) -> None:
-        """Believe a key no longer, as ring 0 would have it."""
+    async def revoke(self, person: Person, name: str = "") -> None:
+        """Believe a key (or the grant *name*) no longer, as ring 0 would have it."""
         assert self.ring0.keyring.issuer is not None
         self._revoked += 1
         said = Revocation(
-            cloud=str(self.trust.cloud), name=person.key, issuer=self.ring0.grant, number=self._revoked, since=self.domain.journal.now(),
-            reason="lost",
+            cloud=str(self.trust.cloud), name=name or person.key, issuer=self.ring0.grant, number=self._revoked,
+            since=self.domain.journal.now(), reason="lost",
         )  # fmt: skip
         await self.domain.wish(Revoke(frame=to_text(sign_revocation(said, self.ring0.keyring.issuer))))
 

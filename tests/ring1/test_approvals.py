@@ -132,6 +132,18 @@ async def test_n23_a_revoked_operators_approval_does_not_count(council: Council)
 
 
 @meeting
+async def test_n23_a_revoked_grant_counts_as_little_as_a_revoked_key(council: Council) -> None:
+    """The statement names the grant and not the key: the approval that was given with it does not count any more either."""
+    alice, bob, carol, _ = await council.begin("alice", "bob", "carol", "dave")
+    asked = await council.shred(alice)
+    await council.approve(bob, asked)
+    await council.revoke(bob, bob.grant)
+    assert (await council.approve(carol, asked))["approved"] == ["carol"]
+    assert operators.needed(council.domain.world, "cloud/default", "alice", council.domain.journal.now()) == 2
+    assert council.state == "in use"
+
+
+@meeting
 async def test_n23_a_revoked_asker_gets_nothing(council: Council) -> None:
     """Once the key that asked is revoked, nobody's approval carries out what it asked for; who asks anew gets it."""
     alice, bob, carol = await council.begin("alice", "bob", "carol")
