@@ -6,11 +6,14 @@ Owns the query and its view; whoever keeps the copies says what is in them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from bus.journal import Checkpoint, Reader
 from bus.messages import Asker, Query, Question, Role
+from enjin.canonical import canonical
 
 
 class ListCopies(Query, kind="journal.copies"):
@@ -27,6 +30,18 @@ class Copied(msgspec.Struct, frozen=True, kw_only=True):
     world: int
     agreed: int
     alarm: str
+
+
+def witnessed(path: Path, domain: str) -> str:
+    """Return the checkpoint that the copy of *domain*'s journal at *path* has reached, as canonical JSON; "" when there is none."""
+    if not path.exists():
+        return ""
+    with Reader(f"sqlite:///{path}") as reader:
+        meta, commit = reader.meta(), reader.last_commit()
+    if meta is None or commit is None:
+        return ""
+    reached = Checkpoint(cloud=meta.cloud, domain=domain, epoch=commit.epoch, number=commit.number, hash=commit.hash)
+    return canonical(reached).decode()
 
 
 def questions(copies: Callable[[], Iterable[Copied]]) -> tuple[Question, ...]:

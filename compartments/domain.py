@@ -21,7 +21,7 @@ from bus import roll_call
 from bus.clock import CloudClock, Mark
 from bus.dispatch import Dispatcher, Handlers, Seen
 from bus.envelope import Behalf
-from bus.journal import Cause, Journal, JournalIdentity, Stretch
+from bus.journal import Cause, Checkpoint, Journal, JournalIdentity, Stretch
 from bus.journal.checkpoint import read_cosigned
 from bus.journal.reserve import Reserve
 from bus.messages import Asker, Command, Moment, Observation, Query, Question, Reply, Rule, Table
@@ -65,6 +65,7 @@ class Domain:
         locate: World -> (compartment name -> path), for the check of permission.
         groups: World -> the groups that the daemon is in.
         mark: What the ring that runs us said of time when it started us.
+        floor: What it has seen of our journal: less than that is an old copy, and refused.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Domain:
         locate: Callable[[World, str], str],
         groups: Callable[[World], frozenset[str]],
         mark: Mark | None = None,
+        floor: Checkpoint | None = None,
     ) -> None:
         self.place, self.keyring, self.trust, self.grant = place, keyring, trust, grant
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -91,6 +93,7 @@ class Domain:
             facts=dict(FACTS),
             projection=WorldTables(),
             now_us=clock.now,
+            floor=floor,
             reserve=Reserve(path.with_name("journal.reserve")),
         )
         self.clock = clock

@@ -29,8 +29,9 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
     ``strategy`` is how its own node runs (``jail`` or ``process``), ``home`` its state directory and ``runtime`` the
     runtime copy, both as it sees them; ``roots`` are the root statements after the first, in order; ``nats_port`` is 0 where
-    the bus is ZeroMQ; ``time`` is what time it was when this was written; ``build_environment`` and ``host_paths`` are what
-    builds need of the host.
+    the bus is ZeroMQ; ``witnessed`` is the checkpoint (canonical JSON) that the parent's copy of the node's journal has reached:
+    a journal that shows less was put back from an old copy; ``time`` is what time it was when this was written;
+    ``build_environment`` and ``host_paths`` are what builds need of the host.
     """
 
     cloud: str
@@ -56,6 +57,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     host_paths: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()
     nats_port: int = 0
+    witnessed: str = ""
     time: Mark | None = None
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from compartments.copies import Copied
+from compartments.copies import Copied, witnessed
 from compartments.domain import Domain
 from compartments.identity import write_identity
 from compartments.rows import AddressBlock, Charter, Grant, Node, NodeObservation
@@ -26,7 +26,7 @@ from enjin.failpoints import failpoint
 from keys.keyring import Keyring
 from ring0 import charters
 from ring0.beacons import beacon_for
-from ring0.children import Child
+from ring0.children import FOLLOWED, Child
 from ring0.foundation import Foundation
 from ring0.keys import EnrollKey
 from ring0.launch import ports, read_build_settings
@@ -239,6 +239,7 @@ class Caring:
                 host_paths=tuple(self._settings["paths"]),
                 closed=self._setting.closed,
                 nats_port=self._foundation.nats_port(1),
+                witnessed=witnessed(offspring.directory / FOLLOWED, node),
                 time=self._domain.clock.mark(learnt=True),
             )
         )

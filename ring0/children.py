@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bus.caller import Caller
-from bus.journal import Follower, cosign
-from bus.journal.errors import Diverged
+from bus.journal import Follower, Head, cosign
+from bus.journal.errors import Diverged, Forked, RolledBack, StaleEpoch
 from bus.journal.snapshot import SNAPSHOT_EVERY
 from bus.messages import Command, Reply
 from bus.speaker import Speaker
@@ -40,6 +40,7 @@ from ring0.offspring import Offspring, channel_of
 from supervision.hub_service import SOCKET, close_quietly, connect
 from supervision.init_link import InitLink
 
+FOLLOWED: Final = "followed.db"
 KEPT: Final = ("hands", "daemon")
 AGAIN_S: Final = 0.05
 AGAIN_MAX_S: Final = 5.0
@@ -85,11 +86,12 @@ class Child:
         self._caller: Caller | None = None
         self._witnessed_s = 0.0
         self._agreed = 0
+        self._behind = False
         self._followed = False
         self._moved = asyncio.Event()
         keys = offspring.keyring
         self._follower = Follower.open(
-            f"sqlite:///{offspring.directory / 'followed.db'}",
+            f"sqlite:///{offspring.directory / FOLLOWED}",
             cloud=keyring.cloud,
             domain=self.node,
             keys_for=lambda _domain: (keys.journal.public,),
@@ -219,6 +221,10 @@ class Child:
         said = parse(opened.statement.body, OwnBeacon)
         if said.number > self._follower.head.number:
             self._moved.set()
+        behind, self._behind = self._behind, said.number < self._follower.head.number
+        with contextlib.suppress(Forked, RolledBack, StaleEpoch):  # the follower has said so, and keeps it for whoever asks
+            # One beacon may have crossed an answer on its way; a second one that shows less than we hold is an old copy.
+            self._follower.compare(Head(said.number, said.hash), said.epoch, fresh=behind)
         if said.digested and said.digested != self._agreed and said.digested == self._follower.projected.number:
             self._agreed = said.digested
             with contextlib.suppress(Diverged):  # the follower has said so, and keeps it for whoever asks

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bus.http.blobs import BlobStore
+from bus.journal import Checkpoint
 from bus.permission import Place
 from bus.timing import TimeAsker
 from compartments import beacons, graph
@@ -26,7 +27,7 @@ from compartments.identity import Identity, read_identity
 from compartments.rows import Charter
 from compartments.rows_apps import Build
 from enjin import daemon, log
-from enjin.canonical import from_text
+from enjin.canonical import from_text, parse
 from enjin.errors import Refused, StepFailed
 from enjin.failpoints import failpoint
 from keys.keyring import Keyring
@@ -91,6 +92,7 @@ class Ring1:
             locate=lambda world, name: graph.locate(world, name) if world.count(Charter) else "cloud",
             groups=lambda world: daemons.groups_here(world, identity.node),
             mark=identity.time,
+            floor=parse(identity.witnessed.encode(), Checkpoint) if identity.witnessed else None,
         )
         self.gate = self.domain.gate = beacons.Gate(self.trust, grant, identity.parent, self.domain.journal.now, self.domain.tell_soon)
         self.domain.observers[beacons.ParentBeacon.KIND] = self.gate.heard

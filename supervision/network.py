@@ -19,6 +19,7 @@ from typing import Any, Final
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from enjin.failpoints import failpoint
 from supervision import kernel
 
 DIRECTORY: Final = "/run/netns"
@@ -118,6 +119,31 @@ def _ensure_netns(name: str) -> bool:
     return True
 
 
+def _forget(path: str) -> None:
+    """Take the namespace's file away, whatever was mounted on it or over it.
+
+    ``ip netns add`` binds the directory onto itself, which hides mounts made before, and a hidden one cannot be unmounted here.
+    A file that is a mount point in other mount namespaces only can be unlinked, and its mounts go with it (Linux 3.18, vfs_unlink).
+    """
+    failpoint("fabric.forget.spawn")
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            kernel.unshare(kernel.NEWNS)
+            kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+            for target in (path, DIRECTORY, path):
+                with contextlib.suppress(OSError):
+                    while True:
+                        kernel.umount(target, kernel.MNT_DETACH)
+            os.unlink(path)
+            status = 0
+        finally:
+            os._exit(status)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
+        os.unlink(path)
+
+
 def remove_fabric(netns: str, bridge: str) -> bool:
     """Remove the bridge, and the namespace when it has a name."""
     path = netns_path(netns)
@@ -129,9 +155,7 @@ def remove_fabric(netns: str, bridge: str) -> bool:
             return bool(index)
     if not os.path.exists(path):
         return False
-    with contextlib.suppress(OSError):
-        kernel.umount(path, kernel.MNT_DETACH)
-    os.unlink(path)
+    _forget(path)
     with contextlib.suppress(OSError):
         os.rmdir(DIRECTORY)
     return True

@@ -52,6 +52,21 @@ def test_fabric_is_made_once_and_mended(runtime: Path) -> None:
 
 
 @root
+def test_a_fabric_that_was_hidden_is_removed(runtime: Path) -> None:
+    """Somebody's `ip netns add` binds the directory of namespaces onto itself meanwhile: ours is hidden, and still goes."""
+    with rig(runtime) as one:
+        space = Path(f"/run/netns/{one.netns}")
+        one.do(steps.EnsureFabric(bridge=one.bridge, netns=one.netns, addresses=("10.80.0.1/24",)))
+        subprocess.run(["mount", "--bind", "/run/netns", "/run/netns"], check=True)
+        try:
+            assert one.do(steps.RemoveFabric(bridge=one.bridge, netns=one.netns)) == {"changed": True}
+            assert not space.exists()
+        finally:
+            subprocess.run(["umount", "--lazy", "/run/netns"], check=False)
+        assert str(space) not in Path("/proc/self/mounts").read_text()
+
+
+@root
 def test_a_removed_link_or_route_is_seen_and_put_back(hands: Rig) -> None:
     """Whatever of a running node's network someone removes, inspection names it and the next start puts it back, without a restart."""
     interface = steps.Interface(bridge=hands.bridge, addresses=("10.80.0.90/24", "fd00:80::90/64"), gateway=("10.80.0.1", "fd00:80::1"))
