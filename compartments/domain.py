@@ -96,8 +96,7 @@ class Domain:
             floor=floor,
             reserve=Reserve(path.with_name("journal.reserve")),
         )
-        self.clock = clock
-        self.log = log.get("domain")
+        self.clock, self.log = clock, log.get("domain")
         self.speaker = Speaker(
             cloud=keyring.cloud, channel=place.channel, issuer=place.node, grant=grant, signer=keyring.message, clock=self.journal.now,
             daemon=True,
