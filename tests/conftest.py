@@ -14,15 +14,17 @@ import pytest
 import structlog
 
 from tests import leaks
+from tests.failpoints_found import NOTES
 from tests.places import free_port_base, temporary_home
 
 _SESSION: list[leaks.Session] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of single parts of the tests: see `tests/sim`."""
+    """Options of single parts of the tests: see `tests/sim` and `tests/e2e/test_failpoints.py`."""
     parser.addoption("--seeds", type=int, default=0, metavar="N", help="simulate this many random walks")
     parser.addoption("--seed", type=int, default=None, metavar="SEED", help="simulate the random walk of this seed alone")
+    parser.addoption("--all-failpoints", action="store_true", help="kill real daemons at every failpoint, not at a few of each run")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,7 +53,9 @@ _LEFT = pytest.StashKey[tuple[list[str], list[str]]]()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Name what is left."""
+    """Name what is left, and what the run has left out."""
+    for note in config.stash.get(NOTES, []):
+        terminalreporter.line(note)
     certain, doubtful = config.stash.get(_LEFT, ([], []))
     if certain:
         terminalreporter.section("LEFT ON THE MACHINE by this run (the run fails)", red=True)

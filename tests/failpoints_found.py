@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("enjin", "keys", "bus", "compartments", "supervision", "ring0", "ring1", "ring2", "console")
+
+NOTES: Final = pytest.StashKey[list[str]]()
 
 # Attributes that mean one thing wherever they stand, and calls that need their module's name to be one.
 ATTRIBUTES = frozenset({
@@ -110,3 +116,15 @@ def points() -> list[tuple[str, str]]:
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.stmt) and (name := point(node))
     ]
+
+
+def seed() -> str:
+    """Return what chooses the faults of a run: the commit, or ``ENJIN_FAILPOINT_SEED``."""
+    told = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    return os.environ.get("ENJIN_FAILPOINT_SEED", told[:12])
+
+
+def say(config: pytest.Config, left_out: int, what: str) -> None:
+    """Have the run say at its end how many faults it leaves out."""
+    line = f"{left_out} {what} were not killed at in this run (ENJIN_FAILPOINT_SEED={seed()}); --all-failpoints does them all"
+    config.stash.setdefault(NOTES, []).append(line)
