@@ -16,7 +16,7 @@ import collections
 import contextlib
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from zmq.utils import z85
 from bus.heartbeats import BEAT_MAX_S, MISSED_MAX
 from bus.hub.serving import CONFIRM, HIGH_WATER, MESSAGE_MAX_BYTES
 from bus.hub.settings import PUBLISH_SUFFIX, check_libzmq
+from bus.over_zmq_line import Line
 from bus.transport import FRAME_MAX_BYTES, Deliveries, Handler, TransportClosed, TransportFull, check_prefix, check_publish
 from enjin.canonical import canonical
 from enjin.errors import Unreachable
@@ -182,14 +183,23 @@ class ZmqTransport:
     def _run(self) -> None:
         push, sub = self._open(zmq.PUSH, ""), self._open(zmq.SUB, PUBLISH_SUFFIX)
         try:
-            self._exchange(push, sub)
+            while not self._exchange(push.socket, sub.socket, lambda: push.look() or sub.look()):
+                if push.given_up:
+                    push.renew()
+                if sub.given_up:
+                    sub.renew()
+                    for topic in tuple(self._topics):
+                        sub.socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
         finally:
             sub.close(0)
             push.close(int(LAST_WORDS_S * 1000))
             with contextlib.suppress(RuntimeError):  # the loop may be closed already
                 self._loop.call_soon_threadsafe(self._closed.set)
 
-    def _open(self, kind: int, suffix: str) -> Any:
+    def _open(self, kind: int, suffix: str) -> Line:
+        return Line(lambda: self._make(kind), f"ipc://{self._endpoint}{suffix}")
+
+    def _make(self, kind: int) -> Any:
         opened = context().socket(kind)
         opened.linger = 0
         opened.curve_serverkey, opened.curve_publickey, opened.curve_secretkey = self._keys
@@ -199,10 +209,10 @@ class ZmqTransport:
         opened.heartbeat_ivl, opened.heartbeat_timeout = 1000 * BEAT_MAX_S, 1000 * MISSED_MAX * BEAT_MAX_S
         opened.sndhwm = opened.rcvhwm = HIGH_WATER
         opened.reconnect_ivl, opened.reconnect_ivl_max = RECONNECT_MS, RECONNECT_MAX_MS
-        opened.connect(f"ipc://{self._endpoint}{suffix}")
         return opened
 
-    def _exchange(self, push: Any, sub: Any) -> None:
+    def _exchange(self, push: Any, sub: Any, given_up: Callable[[], bool]) -> bool:
+        """Carry both ways; return whether we were closed, else libzmq has given up a socket."""
         poller = zmq.Poller()
         poller.register(self._bell, _READ)
         end_at = float("inf")
@@ -210,7 +220,9 @@ class ZmqTransport:
             if self._closing:
                 end_at = min(end_at, monotonic_s() + LAST_WORDS_S)
                 if not self._outbox or monotonic_s() > end_at:
-                    return
+                    return True
+            elif given_up():
+                return False
             self._apply_wishes(sub)
             poller.register(sub, _READ if self._handed - self._taken < BATCHES_WAITING_MAX else 0)
             poller.register(push, _WRITE if self._send(push) else 0)
