@@ -59,6 +59,11 @@ def take_lease(connection: Connection, holder: str) -> Lease:
     return lease
 
 
+def give_lease(connection: Connection) -> None:
+    """Let another session take the lease, if this one holds it."""
+    connection.execute(text("SELECT pg_advisory_unlock_all()")).close()
+
+
 def lease_is_free(connection: Connection) -> bool:
     """Return whether no session of this database holds the lease, as far as the server knows now."""
     return connection.execute(text(_HOLDERS), {"high": LOCK >> 32, "low": LOCK & 0xFFFFFFFF}).scalar() == 0

@@ -27,7 +27,7 @@ from bus.journal.beside import open_local, remember_server
 from bus.journal.database import WriterLock
 from bus.journal.entry import Head
 from bus.journal.errors import JournalAway, JournalBusy, JournalClosed, JournalDamaged, SupersededServer
-from bus.journal.lease import take_lease
+from bus.journal.lease import give_lease, take_lease
 from bus.journal.reader import Meta, Reader
 from bus.journal.schema import PROJECTION
 from bus.journal.store import Batch, Projection, Store, move_projection
@@ -196,6 +196,12 @@ class PostgresStore(Store):
             move_projection(local, batch.previous, batch.head)
             self.write(batch)
 
+    def _end(self, connection: Connection) -> None:
+        if self._gone is None:  # the server ends a session some time after its client: who opens next shall not have to wait
+            with connection.begin():
+                give_lease(connection)
+        connection.close()
+
     def close(self) -> None:
         """End the session, and with it the lease; close the local file."""
         connection, self._connection = self._connection, None
@@ -203,7 +209,7 @@ class PostgresStore(Store):
             if self._gone is not None:
                 connection.invalidate()  # the server may not even listen to a good-bye
             with contextlib.suppress(DBAPIError):
-                self.call(connection.close)
+                self.call(lambda: self._end(connection))
         if self._local is not None:
             local, self._local = self._local, None
             self._beyond(local.close)
