@@ -311,12 +311,13 @@ async def test_two_that_race_for_the_lease_never_both_win(servers: Servers, tmp_
         await clients
         assert len(answered) == 100
         assert checked(url, [asking.rid for asking in answered]) == 100
-        for each in (one, two):
-            await each.until(lambda journal: journal.head.number == 100 and journal.state != "away")
+        both = (one, two)
+        await until(lambda: {each.journal.state for each in both} == {"deciding", "following"}, "one decides and one follows", DEADLINE_S)
+        for each in both:
+            await each.until(lambda journal: journal.head.number == 100)
             assert each.journal.world.rows == {f"r{number}": 25 for number in range(4)}
             assert sum(count for _number, count in each.heard) == 100
             assert each.fatal == []
-        assert {one.journal.state, two.journal.state} == {"deciding", "following"}
 
 
 @asynchronous
