@@ -21,9 +21,8 @@ from bus import roll_call
 from bus.clock import CloudClock, Mark
 from bus.dispatch import Dispatcher, Handlers, Seen
 from bus.envelope import Behalf
-from bus.journal import Cause, Checkpoint, Journal, JournalIdentity, Stretch
+from bus.journal import Cause, Checkpoint, JournalIdentity, Stretch
 from bus.journal.checkpoint import read_cosigned
-from bus.journal.reserve import Reserve
 from bus.messages import Asker, Command, Moment, Observation, Query, Question, Reply, Rule, Table
 from bus.opening import Opened
 from bus.permission import Place
@@ -31,12 +30,10 @@ from bus.speaker import Speaker
 from bus.stages import StageRefused
 from bus.transport import Transport
 from bus.watching import MessageRefused
-from compartments import accounts, approvals, audit, history
+from compartments import accounts, approvals, audit, domain_journal, history
 from compartments.beacons import BEACON_S, Committed, Gate, OwnBeacon
 from compartments.belief import Belief
-from compartments.facts import FACTS
 from compartments.rows import RevokedKey
-from compartments.tables import WorldTables
 from compartments.world import World
 from enjin import log
 from enjin.canonical import parse
@@ -60,7 +57,8 @@ class Domain:
         trust: What it believes.
         grant: Hash of its own grant.
         epoch: From its charter.
-        path: Its journal's file.
+        path: Its journal's file; beside a shared journal, the projection's.
+        shared: Where its journal lies when several daemons may share it: ``postgresql://…``; "": in the file.
         rows: The closed table of its services; questions about the journal are added here.
         locate: World -> (compartment name -> path), for the check of permission.
         groups: World -> the groups that the daemon is in.
@@ -80,22 +78,15 @@ class Domain:
         rows: tuple[tuple[Rule | Question, ...], ...],
         locate: Callable[[World, str], str],
         groups: Callable[[World], frozenset[str]],
+        shared: str = "",
         mark: Mark | None = None,
         floor: Checkpoint | None = None,
     ) -> None:
         self.place, self.keyring, self.trust, self.grant = place, keyring, trust, grant
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         clock = CloudClock(path.with_name("clock"), mark)
-        self.journal = Journal.open(
-            f"sqlite:///{path}",
-            identity=JournalIdentity(cloud=keyring.cloud, domain=place.domain, epoch=epoch, signer=keyring.journal),
-            world_factory=World,
-            facts=dict(FACTS),
-            projection=WorldTables(),
-            now_us=clock.now,
-            floor=floor,
-            reserve=Reserve(path.with_name("journal.reserve")),
-        )
+        identity = JournalIdentity(cloud=keyring.cloud, domain=place.domain, epoch=epoch, signer=keyring.journal)
+        self.journal = domain_journal.open_journal(path, shared, holder=place.node, identity=identity, now_us=clock.now, floor=floor)
         self.clock, self.log = clock, log.get("domain")
         self.speaker = Speaker(
             cloud=keyring.cloud, channel=place.channel, issuer=place.node, grant=grant, signer=keyring.message, clock=self.journal.now,
@@ -175,6 +166,10 @@ class Domain:
         if not answered.reply.ok:
             raise from_reply(answered.reply.code, answered.reply.message, answered.reply.hint)
         return answered.reply
+
+    async def attend(self) -> None:
+        """Keep a shared journal at what its server and the other daemons do, until cancelled."""
+        await domain_journal.attend(self.journal)
 
     async def tell(self, seen: Observation, path: str = "") -> None:
         """Broadcast what we saw in the compartment at *path* (the domain's own when empty); nobody may be listening."""

@@ -43,6 +43,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     home: State directory. port_base: 127.0.0.1 ports follow from it: ring 0 API at +0, ring 1 API at +1, router at +1000.
     ring1: How the ring 1 node is made: "auto" (strongest that works), "jail" or "process".
     keys: Directory of operators' keys. bus: "zmq", or "nats" (`./bootstrap setup --nats` installs what it needs).
+    journal: Where a new cloud's ring 0 journals: "sqlite", or `postgresql://host/database` (`./bootstrap setup --postgres`).
     """
 
     home: str
@@ -50,6 +51,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ring1: str = "auto"
     keys: str
     bus: str = "zmq"
+    journal: str = "sqlite"
 
     @property
     def api_ports(self) -> tuple[int, int]:
@@ -92,6 +94,8 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
         raise BadConfig(f"port_base {config.port_base} is not within 1024 to 60000")
     if config.bus not in ("zmq", "nats"):
         raise BadConfig(f"bus is {config.bus!r}, not zmq or nats")
+    if config.journal != "sqlite" and not config.journal.startswith(("postgresql://", "postgres://")):
+        raise BadConfig("journal is neither sqlite nor postgresql://host/database")
     home = os.path.abspath(config.home)
     if len(f"{home}/{LONGEST_SOCKET}".encode()) > SOCKET_PATH_MAX:
         raise HomeTooLong(f"the state directory {home} is too long a path for sockets beneath it")

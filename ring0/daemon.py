@@ -64,6 +64,7 @@ class Ring0:
             grant=hashes[0],
             epoch=charter.epoch,
             path=home / "ring0" / "journal.db",
+            shared=foundation.journal,
             rows=(*SERVICES, copies.questions(lambda: self.caring.copies() if self.caring is not None else ())),
             locate=lambda world, name: graph.locate(world, name) if world.count(Cloud) else "cloud",
             groups=lambda world: groups_of_node(world, foundation.node),
@@ -91,7 +92,8 @@ class Ring0:
         self.domain.on_change.append(self._changed)
         try:
             async with asyncio.TaskGroup() as group:
-                works = (self.domain.beacons(), door.serve(), self.caring.run(), self.enrolling.run(), self.hub.run(), _init_lives(init))
+                ours = (self.domain.beacons(), self.domain.attend(), _init_lives(init))
+                works = (*ours, door.serve(), self.caring.run(), self.enrolling.run(), self.hub.run())
                 tasks = [group.create_task(work) for work in works]
                 daemon.notify("READY=1")
                 self.log.info("daemon.started", number=self.domain.journal.head.number)

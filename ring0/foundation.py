@@ -56,7 +56,7 @@ class OtherCheckout(ConfigError):
 
 
 class Foundation(msgspec.Struct, frozen=True, kw_only=True):
-    """What was settled at genesis and never changes, but for the checkout that last raised the cloud, and the bus."""
+    """What was settled at genesis and never changes, but for the checkout that last raised the cloud, the bus and the journal."""
 
     cloud: str
     node: str
@@ -69,6 +69,7 @@ class Foundation(msgspec.Struct, frozen=True, kw_only=True):
     checkout: str
     founded: int
     bus: str = "zmq"
+    journal: str = ""  # an address of PostgreSQL, without a password; "": the file
 
     def nats_port(self, ring: int) -> int:
         """Return where on loopback the NATS server of *ring*'s decider listens; 0 when the bus is ZeroMQ."""
@@ -165,6 +166,7 @@ def found(
         checkout=checkout,
         founded=now,
         bus=config.bus,
+        journal="" if config.journal == "sqlite" else config.journal,
     )
     own = _ring0_grant(foundation, keyring, now, statement.expiry)
     grant = sign_grant(own, *signers)

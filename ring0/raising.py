@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from bus.directory import Directory, NoCloud, read_directory
+from bus.journal.postgres import check_address
 from bus.over_nats.link import require_client
 from bus.over_nats.program import find_server
 from bus.session import Session
@@ -100,13 +101,14 @@ def raise_cloud(config: Config, tell: Tell, shares: Sequence[Path] = (), ask: As
         write_foundation(config.path, foundation)
     check_programs(strategy)
     check_bus(config, foundation)
+    check_journal(config, foundation)
     if foundation is None:
         foundation = _found(config, strategy, shares, ask)
         changed.append("founded the cloud")
         where = "" if shares else f"; its root keys lie in {config.path / 'root'}: move them to three other places"
         tell(f"cloud {foundation.tag} founded{where}")
     if not running:
-        runtime = ensure_runtime(config.path, foundation.bus)
+        runtime = ensure_runtime(config.path, foundation.bus, shared_journal=bool(foundation.journal))
         _start(config, foundation, runtime)
         changed.append("started ring 0")
     endpoints = asyncio.run(_converge(config, foundation, strategy, changed, tell))
@@ -170,6 +172,23 @@ def check_bus(config: Config, foundation: Foundation | None) -> None:
         raise ConfigError(f"this cloud was founded with the bus {foundation.bus}, not nats", hint="`enjin down --destroy` first")
     require_client()
     find_server()
+
+
+def check_journal(config: Config, foundation: Foundation | None) -> None:
+    """Check that the journal lies where the cloud's does, and that what a new cloud's needs is installed and answers.
+
+    Raises:
+        ConfigError: Another place is asked for than the cloud's journal is in.
+        UnsupportedDatabase: The address holds a password, and would stand in a file that everybody reads.
+        UnsupportedDatabase, JournalAway: The server cannot serve, or does not answer.
+    """
+    if config.journal == "sqlite":
+        return
+    if foundation is not None and foundation.journal == config.journal:
+        return
+    if foundation is not None:
+        raise ConfigError("this cloud's journal lies elsewhere than asked for", hint="`enjin down`, then `enjin journal migrate URL`")
+    check_address(config.journal)
 
 
 def _found(config: Config, strategy: str, shares: Sequence[Path], ask: Ask) -> Foundation:

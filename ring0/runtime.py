@@ -25,6 +25,7 @@ from enjin.host import random_bytes
 OURS: Final = ("enjin", "keys", "bus", "compartments", "supervision", "ring0", "ring1", "ring2")
 BESIDE: Final = ("pip",)
 NATS: Final = ("cryptography", "nats-py")
+POSTGRES: Final = ("psycopg", "psycopg-binary")
 SYSTEM_PYTHON: Final = "/usr/bin/python3"
 
 
@@ -40,7 +41,7 @@ def checkout() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
-def ensure_runtime(home: Path, bus: str = "zmq") -> Path:
+def ensure_runtime(home: Path, bus: str = "zmq", *, shared_journal: bool = False) -> Path:
     """Make the runtime copy of this enjin at ``home/runtime/<digest>`` unless it is there, and return its path.
 
     Raises:
@@ -48,7 +49,7 @@ def ensure_runtime(home: Path, bus: str = "zmq") -> Path:
         ServerRefused: The bus is NATS, and there is no nats-server that may serve.
     """
     server = find_server() if bus == "nats" else None
-    needed = _distributions(NATS if server is not None else ())
+    needed = _distributions((*(NATS if server is not None else ()), *(POSTGRES if shared_journal else ())))
     target = home / "runtime" / _digest(needed, server)
     if target.exists():
         return target

@@ -121,6 +121,23 @@ def connect(url: str, *, read_only: bool) -> Any:
     return chosen
 
 
+def check_address(url: str) -> None:
+    """Check that *url* may stand in a file that everybody reads, and that a server there can serve a journal.
+
+    Raises:
+        UnsupportedDatabase: It holds a password; and what ``connect`` raises.
+        JournalAway: See ``connect``.
+    """
+    connection = connect(url, read_only=True)
+    try:
+        from psycopg.conninfo import conninfo_to_dict
+
+        if conninfo_to_dict(url).get("password"):
+            raise UnsupportedDatabase("the journal's address holds a password", hint="put it into a file, and name that with ?passfile=")
+    finally:
+        connection.close()
+
+
 def _one_by_one(options: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what names each host of an address that may name several: libpq would take the first that answers."""
     hosts = {key: str(options[key]).split(",") for key in ("host", "hostaddr") if options.get(key)}

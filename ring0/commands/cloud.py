@@ -35,15 +35,18 @@ class NotConfirmed(Refused):
 @click.option("--ring1", type=click.Choice(["jail", "process"]), help="How to make the ring 1 node (default: the strongest that works).")
 @click.option("--bus", type=click.Choice(["zmq", "nats"]), help="What a new cloud's messages travel over (default: zmq).")
 @share_options
+@click.option("--journal", metavar="URL", help="Where a new cloud's ring 0 journals: postgresql://host/database (default: a file).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def up(ring1: str | None, bus: str | None, shares: tuple[Path, ...], passphrase_files: tuple[Path, ...], as_json: bool) -> None:
+def up(
+    ring1: str | None, bus: str | None, journal: str | None, shares: tuple[Path, ...], passphrase_files: tuple[Path, ...], as_json: bool
+) -> None:
     """Raise the cloud on this machine, or mend it; changes nothing where nothing is missing.
 
     A new cloud needs the root: two shares that `enjin genesis` made, or none, and then three are made here.
     """
     from ring0.raising import raise_cloud
 
-    config = configuration.load({"ring1": ring1, "bus": bus})
+    config = configuration.load({"ring1": ring1, "bus": bus, "journal": journal})
     raised = raise_cloud(config, say, shares, asking(passphrase_files))
     if as_json:
         print_json(

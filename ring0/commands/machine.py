@@ -201,6 +201,7 @@ MEANINGS: Final = {
     "ring1": "How the ring 1 node is made: auto (the strongest that works), jail or process.",
     "keys": "Directory of operators' key files, one per cloud.",
     "bus": "What carries the bus: zmq.",
+    "journal": "Where a new cloud's ring 0 journals: sqlite, or postgresql://host/database.",
 }
 
 
