@@ -50,12 +50,16 @@ def verify_with_root(path: Path, root: bytes, processes: int = 1) -> tuple[Meta,
         NoSuchEntry: There is no journal at *path*.
         BadFrame, RootRefused, BadSignature: *root* is no root statement.
     """
+    return verify_url_with_root(f"sqlite:///{path.absolute()}", root, processes)
+
+
+def verify_url_with_root(url: str, root: bytes, processes: int = 1) -> tuple[Meta, Verification]:
+    """Verify the journal at *url*, ``sqlite:///…`` or ``postgresql://…``; else as ``verify_with_root``."""
     trust = TrustSet(root)
-    url = f"sqlite:///{path.absolute()}"
     with contextlib.closing(Reader(url)) as reader:
         meta = reader.meta()
         if meta is None:
-            raise NoSuchEntry(f"{path} does not say whose journal it is")
+            raise NoSuchEntry("the journal does not say whose it is")
         if meta.cloud != trust.cloud:
             raise ForeignRoot(f"the journal is of cloud {meta.cloud[:6]}, the root statement of cloud {trust.cloud[:6]}")
         _enrol(trust, reader, meta)

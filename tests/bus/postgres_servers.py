@@ -202,8 +202,8 @@ class Servers:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Servers]:
-    """Run a primary; end whatever of it runs, and remove its folder."""
+def running(**settings: str) -> Iterator[Servers]:
+    """Run a primary with *settings*; end whatever of it runs, and remove its folder."""
     programs()
     with temporary_home() as home:
         folder = home / "pg"
@@ -213,7 +213,7 @@ def running() -> Iterator[Servers]:
         servers = Servers(folder)
         try:
             servers.primary.make()
-            servers.primary.start()
+            servers.primary.start(**settings)
             yield servers
         finally:
             servers.replica.end()

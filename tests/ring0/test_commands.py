@@ -22,7 +22,7 @@ from enjin.cli import enjin
 from enjin.errors import EnjinError
 from keys.keyring import Keyring
 from keys.requests import prove
-from ring0.commands import approving, audit, bus, client, genesis, machine, nodes, roots, tokens, trust, world
+from ring0.commands import approving, audit, bus, client, genesis, journal, machine, nodes, roots, tokens, trust, world
 from ring0.compartments import CreateCompartment
 from ring0.graph import ShowGraph
 from ring0.keys import EnrollKey, ListKeys, RevokeKey
@@ -32,10 +32,10 @@ from tests.ring0.test_cloud import refused
 from tests.ring0.wishes import asking
 
 WORLD = (world.compartment, world.tier, world.network, world.address, nodes.node)
-GROUPS = (*WORLD, trust.key, roots.root, tokens.token, audit.audit, bus.bus)
+GROUPS = (*WORLD, trust.key, roots.root, tokens.token, audit.audit, bus.bus, journal.journal)
 LISTING = {"list", "show", "secrets"}
 # What changes nothing that a journal tells of; repair puts back what a journal told already.
-READING = LISTING | {"log", "verify", "export", "diff", "repair", "tail", "bench"}
+READING = LISTING | {"log", "verify", "export", "diff", "repair", "tail", "bench", "migrate", "where"}
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
