@@ -12,8 +12,8 @@ from compartments.revocations import Revoke
 from compartments.rows import RevokedKey
 from enjin.canonical import parse
 from keys.frame import open_frame
-from tests.bus.waiting import asynchronous
-from tests.compartments.parents import PARENT, Parents, Shift, nodes
+from tests.bus.waiting import asynchronous, until
+from tests.compartments.parents import PARENT, Parents, Shift, Touch, nodes
 
 NEIGHBOUR = "n-00000000000000ff"
 
@@ -89,3 +89,19 @@ async def test_the_journal_keeps_the_statement_itself(tmp_path: Path, shift: Shi
         await node.domain.journal.settled()
         entry = parse(node.domain.journal.entries(0, 100)[-1].data, Entry)
         assert text.encode() in open_frame(entry.cause.frame).payload
+
+
+@asynchronous
+async def test_n19_a_grant_outside_the_issuers_journal_is_believed_by_nobody(tmp_path: Path, shift: Shift) -> None:
+    """Signed with the true key of the ring above, but in no charter: its holder is a stranger; named by the next one, it is not."""
+    async with nodes(tmp_path, shift) as (node,):
+        parents = node.parents
+        ghost = parents.enrol("ghost", 0, 0, 2, daemon=False)
+        counters = node.domain.dispatcher.counters
+        before, head = counters["key"], node.domain.journal.head
+        speaker = parents.speaker(ghost, node.channel, daemon=False)
+        await node.member("voice").publish("command.app.touch", speaker.seal("command.app.touch", Touch(), audience=node.node))
+        await until(lambda: counters["key"] == before + 1, "the stranger was refused")
+        assert node.domain.journal.head == head
+        assert (await node.bring(parents.charter(node.node))).ok
+        assert await node.code(ghost) == ""
