@@ -29,23 +29,6 @@ TELL_S: Final = 5.0
 AGAIN_S: Final = 1.0
 
 
-def statements(domain: Domain, issuer: Signer, after: int) -> list[tuple[int, str]]:
-    """Return (number, signed statement as text) of every revocation above number *after*, in order."""
-    cloud, grant = str(domain.keyring.cloud), domain.grant
-    rows = sorted((row for row in domain.world.all(RevokedKey) if row.number > after), key=lambda row: row.number)
-    return [
-        (
-            row.number,
-            to_text(
-                sign_revocation(
-                    Revocation(cloud=cloud, name=row.key, issuer=grant, number=row.number, since=row.time, reason=row.reason), issuer
-                )
-            ),
-        )
-        for row in rows
-    ]
-
-
 class Telling:
     """Brings every node what it must know.
 
@@ -66,6 +49,7 @@ class Telling:
         self._moved = asyncio.Event()
         self._chartered: dict[str, str] = {}
         self._revoked: dict[str, int] = {}  # the newest revocation that each node has
+        self._statements: dict[int, str] = {}
         self._news: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, tuple[Child, asyncio.Task[None]]] = {}
         self._log = log.get("telling")
@@ -125,9 +109,20 @@ class Telling:
         if node not in self._revoked:
             held = charters.in_force(self._domain.world, node)
             self._revoked[node] = len(held.revoked) if held is not None else 0
-        for number, statement in statements(self._domain, self._issuer, self._revoked[node]):
-            await child.command(Revoke(frame=statement), reason="revoked by the ring above", deadline_s=TELL_S)
+        for number in range(self._revoked[node] + 1, self._domain.world.count(RevokedKey) + 1):
+            await child.command(Revoke(frame=self._statement(number)), reason="revoked by the ring above", deadline_s=TELL_S)
             self._revoked[node] = number
+
+    def _statement(self, number: int) -> str:
+        """Return revocation *number*, signed once for every node. They count from 1 without a gap."""
+        if number not in self._statements:
+            domain = self._domain
+            row = next(row for row in domain.world.all(RevokedKey) if row.number == number)
+            said = Revocation(
+                cloud=str(domain.keyring.cloud), name=row.key, issuer=domain.grant, number=number, since=row.time, reason=row.reason
+            )
+            self._statements[number] = to_text(sign_revocation(said, self._issuer))
+        return self._statements[number]
 
 
 async def _wait(event: asyncio.Event) -> None:

@@ -51,6 +51,8 @@ FIGURES: dict[str, Figure] = {
         Figure("ask_1000_s", "s", 1.0),
         Figure("ask_10000_s", "s", 6.0),
         Figure("ask_real_10_ms", "ms", 50),
+        Figure("revoke_p50_ms", "ms", 100),
+        Figure("revoke_p99_ms", "ms", 1000),
         Figure("hub_restart_s", "s", 2),
         Figure("reconnect_1000_s", "s", 10),
         Figure("journal_single_per_s", "/s", 3000, "higher"),

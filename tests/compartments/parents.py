@@ -19,7 +19,7 @@ from bus.messages import Command, Fact, Moment, Observation, Reply, Role, Rule
 from bus.permission import Place
 from bus.speaker import Speaker
 from bus.timing import TimeAsker, TimeTeller
-from bus.transport import MemoryNetwork, MemoryTransport
+from bus.transport import MemoryNetwork, MemoryTransport, Transport
 from compartments import beacons
 from compartments.charter import Charter, ReceiveCharter
 from compartments.domain import Domain
@@ -76,6 +76,14 @@ class Shift:
         return self().wall_us - self.skew_us
 
 
+class Steady:
+    """The machine's clocks as they are."""
+
+    def now(self) -> int:
+        """Return cloud time, microseconds."""
+        return host_clock().wall_us
+
+
 class Person:
     """Somebody with keys and a grant."""
 
@@ -93,8 +101,8 @@ class Person:
 class Parents:
     """The ring above, an operator, and what the ring above says of trust."""
 
-    def __init__(self, shift: Shift) -> None:
-        self.shift, self.began = shift, shift.now()
+    def __init__(self, shift: Shift | Steady, began: int = 0) -> None:
+        self.shift, self.began = shift, began or shift.now()
         now = self.began
         shares = [Signer.from_seed(seed(f"share {number}")) for number in range(3)]
         self.root = make_root(shares, now - HOUR, now + YEAR)
@@ -174,7 +182,9 @@ class Parents:
 class Node:
     """One real ring 1 domain on a channel of its own, and everybody's voices there."""
 
-    def __init__(self, parents: Parents, node: str, folder: Path, rows: tuple[Rule, ...] = ()) -> None:
+    def __init__(
+        self, parents: Parents, node: str, folder: Path, rows: tuple[Rule, ...] = (), transport: Transport | None = None
+    ) -> None:
         self.parents, self.node, self.channel = parents, node, f"ring1.{node}"
         who = parents.enrol(node, 1, 2, 3)
         self.trust = TrustSet(parents.root)
@@ -182,7 +192,7 @@ class Node:
             if one.subject == PARENT or open_frame(one.frame).digest == who.grant:
                 self.trust.add(one.frame)
         self.network = MemoryNetwork()
-        self.ours = self.network.join("us")
+        self.ours: Transport = transport or self.network.join("us")
         self.domain = Domain(
             place=Place(node=node, domain=node, channel=self.channel, ring=1, path="cloud"),
             keyring=who.keyring, trust=self.trust, grant=who.grant, epoch=1, path=folder / node / "journal.db",
