@@ -98,7 +98,7 @@ class Gate:
         fetch_s: float = FETCH_S,
     ) -> None:
         self._fetch_s = fetch_s
-        self._trust, self._own, self._parent, self._clock, self._alarmed = trust, own, parent, clock, alarmed
+        self._trust, self.own, self._parent, self._clock, self._alarmed = trust, own, parent, clock, alarmed
         self._log = log.get("beacons")
         self._moved = asyncio.Event()
         self.watch = ParentWatch(clock(), trust.grant(own).autonomy)
@@ -138,13 +138,13 @@ class Gate:
             with self._watching():
                 self.watch.check_holding(of_charter(charter))
         if isinstance(wish, Revoke):
-            check_revocation(self._trust, open_statement(wish), self._clock(), self._own)
+            check_revocation(self._trust, open_statement(wish), self._clock(), self.own)
         deadline = asyncio.get_running_loop().time() + self._fetch_s
         while True:
             self._moved.clear()
             try:
                 authority = self._trust.authority(grant, self._clock())
-                self.watch.check(signer_of(self._trust, self._own, authority, behalf=behalf), self._clock())
+                self.watch.check(signer_of(self._trust, self.own, authority, behalf=behalf), self._clock())
                 return
             except NotNow:
                 left = deadline - asyncio.get_running_loop().time()

@@ -229,6 +229,11 @@ class TrustSet:
         self.grant(digest)
         return tuple(self._grants[step] for step in self._chain(digest))
 
+    def frame(self, digest: str) -> bytes:
+        """Return the frame of grant *digest*. Raises: UnknownKey."""
+        self.grant(digest)
+        return self._frames[digest]
+
     def named(self, identity: str) -> list[str]:
         """Return the hashes of the grants that key id or grant hash *identity* revokes, without what is beneath them."""
         return [digest for digest, names in self._names.items() if identity in names]

@@ -23,7 +23,7 @@ from keys.signing import Signer
 from ring0.foundation import DAY_US, SKEW_US, SUPERVISOR_ROLE, everything
 from supervision.steps import Control, Service
 
-GRANT_DAYS: Final = 30
+GRANT_DAYS: Final = 2  # renewed at half of it, so that a day is always left: as long as a node may go on alone
 DAEMON_UID: Final = 100
 ROUTER_UID: Final = 102
 TENANT_UIDS: Final = (1000, 64_999)

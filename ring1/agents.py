@@ -26,7 +26,6 @@ from enjin.canonical import to_text
 from enjin.errors import InvariantError, Unreachable, from_reply
 from enjin.failpoints import failpoint, inherited
 from enjin.host import clock
-from keys.frame import open_frame
 from keys.grants import Capability, Grant, PublicKeys, sign_grant
 from keys.keyring import Keyring, create_seed
 from ring1.beliefs import Beliefs
@@ -105,7 +104,7 @@ class Agents:
 
     def frame(self, agent: Agent) -> str:
         """Return the frame of *agent*'s grant as base64url."""
-        return next((to_text(frame) for frame in self._domain.trust.frames() if open_frame(frame).digest == agent.grant), "")
+        return to_text(self._domain.trust.frame(agent.grant))
 
     def inform(self) -> None:
         """Tell each agent whom to believe and whom no longer, if that has changed since it was told."""
@@ -120,7 +119,7 @@ class Agents:
         agent = Agent(compartment, f"a-{compartment.rpartition('-')[2]}")
         name = f"agent-{compartment}"
         handles = await self._init.channel(name)
-        await self._give_configuration(agent, name)
+        await self.give_configuration(agent, name)
         python = f"{self._identity.runtime}/bin/python"
         own = {"uid": uid, "gid": uid} if self._identity.strategy == "jail" else {}
         service: dict[str, Any] = {
@@ -187,7 +186,7 @@ class Agents:
             raise AgentAway(f"the agent of compartment {agent.compartment} cannot be spoken to")
         return agent.caller
 
-    async def _give_configuration(self, agent: Agent, name: str) -> None:
+    async def give_configuration(self, agent: Agent, name: str) -> None:
         """Leave the agent's keys and grants with init, where every start of the agent finds them."""
         directory = self._home / "ring1" / "agents" / agent.compartment
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -197,8 +196,7 @@ class Agents:
         trust = self._domain.trust
         agent.grant = trust.add(grant)
         own = trust.authority(self._domain.grant, self._domain.journal.now())
-        frames = {open_frame(frame).digest: frame for frame in trust.frames()}
-        needed = [frames[digest] for digest in reversed(own.chain)] + [grant]
+        needed = [*(trust.frame(digest) for digest in reversed(own.chain)), grant]
         configuration = {
             "cloud": self._identity.cloud,
             "channel": self._domain.place.channel,

@@ -39,6 +39,7 @@ from ring1.agents import Agents
 from ring1.charter import in_force, open_charter
 from ring1.haproxy import Settings as RouterSettings
 from ring1.progress import Progress
+from ring1.renewing import Renewing
 from ring1.routing import Router
 from ring1.services import SERVICES
 from ring1.specs import Ground
@@ -96,6 +97,8 @@ class Ring1:
         )
         self.gate = self.domain.gate = beacons.Gate(self.trust, grant, identity.parent, self.domain.journal.now, self.domain.tell_soon)
         self.domain.observers[beacons.ParentBeacon.KIND] = self.gate.heard
+        self.renewing = Renewing(self.domain)
+        self.renewing.take()
         self.hub = bus_service(
             self.home,
             self.home / "ring1" / "hub",
@@ -151,7 +154,7 @@ class Ring1:
         try:
             async with asyncio.TaskGroup() as group:
                 own = (domain.beacons(), timing.run(), door.serve(), self.acting.run(), self.hub.run())
-                works = (*own, self._watch_init(init), self._prune_blobs(blobs))
+                works = (*own, self.renewing.run(agents), self._watch_init(init), self._prune_blobs(blobs))
                 tasks = [group.create_task(work) for work in works]
                 daemon.notify("READY=1")
                 self.log.info("daemon.started", number=domain.journal.head.number)
@@ -228,6 +231,7 @@ class Ring1:
     def _changed(self) -> None:
         self._poke()
         self._believe()
+        self.renewing.poke()
         if self.agents is not None:
             self.agents.inform()
         self.hub.admit(self.trust, self.domain.journal.now())

@@ -74,16 +74,17 @@ def test_a_grant_is_kept_for_half_its_time(parent: Parent, tmp_path: Path) -> No
     """The same frame until then, also for another process; a new one afterwards, and at once when its block changes."""
     child = Offspring(tmp_path / "c", parent.cloud, NODE)
     first = parent.grant(child)
-    assert parent.grant(Offspring(tmp_path / "c", parent.cloud, NODE), NOW + 14 * DAY_US) == first
-    later = parent.grant(child, NOW + 16 * DAY_US)
-    assert read_grant(open_frame(later)).expiry == NOW + (16 + GRANT_DAYS) * DAY_US
-    moved = parent.grant(child, NOW + 16 * DAY_US, ("10.80.128.0/18",))
+    assert parent.grant(Offspring(tmp_path / "c", parent.cloud, NODE), NOW + DAY_US * 9 // 10) == first
+    after = NOW + DAY_US * 11 // 10
+    later = parent.grant(child, after)
+    assert read_grant(open_frame(later)).expiry == after + GRANT_DAYS * DAY_US
+    moved = parent.grant(child, after, ("10.80.128.0/18",))
     assert read_grant(open_frame(moved)).prefixes == ("10.80.128.0/18",)
 
 
 def test_no_grant_outlives_its_parents(parent: Parent, tmp_path: Path) -> None:
     """Near the parent's end the child's ends with it."""
-    frame = parent.grant(Offspring(tmp_path / "c", parent.cloud, NODE), NOW + 290 * DAY_US)
+    frame = parent.grant(Offspring(tmp_path / "c", parent.cloud, NODE), NOW + 299 * DAY_US)
     assert read_grant(open_frame(frame)).expiry == NOW + 300 * DAY_US
 
 

@@ -72,7 +72,7 @@ class Cloud:
         self.loop = VirtualLoop(lambda: self.chance.uniform(0.0002, 0.004))
         self.home = root / "h"
         self.networks: dict[str, SimulatedNetwork] = {}
-        self.inits = {name: Init(name, self._service_started) for name in ("ring0", "ring1")}
+        self.inits = {name: Init(name, self._service_started, self._service_stopped) for name in ("ring0", "ring1")}
         self.trace: list[str] = []
         self.persons: list[Person] = []
         self.processes: dict[str, Process] = {
@@ -241,6 +241,12 @@ class Cloud:
         if name.startswith("agent-"):
             self._agent_service = service
             self.loop.call_later(0.05, lambda: self.begin(self.processes["ring2"]), context=self._client.context)
+
+    def _service_stopped(self, name: str) -> None:
+        """End an agent that is stopped, until it is started."""
+        if name.startswith("agent-"):
+            self.processes["ring2"].wanted = False
+            self.kill("ring2")
 
     # -- driving ----------------------------------------------------------------------------------------
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
 from typing import Any, ClassVar
 
+from enjin.errors import EnjinError
 from supervision.init_link import InitUnknown
 from supervision.steps import Done, InspectAll, Running, Seen, StartNode
+
+TICK_S = 1.0
 
 
 class Init:
     """One init: descriptors that it was given, and services that it was told to run."""
 
-    def __init__(self, name: str, started: Callable[[str, dict[str, Any]], None]) -> None:
-        self.name, self._started = name, started
+    def __init__(self, name: str, started: Callable[[str, dict[str, Any]], None], stopped: Callable[[str], None]) -> None:
+        self.name, self.started, self.stopped = name, started, stopped
+        self.ended: set[str] = set()
         self.given: dict[str, int] = {}
         self.services: dict[str, dict[str, Any]] = {}
 
@@ -61,13 +66,18 @@ class Link:
         new = service["name"] not in self._init.services
         self._init.services[service["name"]] = dict(service)
         if new:
-            self._init._started(service["name"], dict(service))
-        return {"wanted": True, "pid": 2, "new": new}
+            self._init.started(service["name"], dict(service))
+        return {"wanted": service["name"] not in self._init.ended, "pid": 2, "new": new}
 
     async def start(self, name: str) -> dict[str, Any]:
+        if name in self._init.ended:
+            self._init.ended.discard(name)
+            self._init.started(name, self._init.services[name])
         return {"wanted": True, "pid": 2}
 
     async def stop(self, name: str, grace_ms: int = 0) -> dict[str, Any]:
+        self._init.ended.add(name)
+        self._init.stopped(name)
         return {"wanted": False, "pid": 0}
 
     async def take(self, handle: str) -> Any:
@@ -154,5 +164,8 @@ class Acting:
             self._moved.clear()
             await self._moved.wait()
         await self._domain.journal.settled()
-        await self._agents.run(place.id, 0)
-        await asyncio.get_running_loop().create_future()
+        while True:
+            if place.id not in self._agents.running():
+                with contextlib.suppress(EnjinError):  # as the real loop does: it tries again
+                    await self._agents.run(place.id, 0)
+            await asyncio.sleep(TICK_S)
