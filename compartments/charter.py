@@ -70,6 +70,7 @@ class Charter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ``grant`` the hash of the decider's grant. ``grants`` are frames (base64url) of people and peers that the domain believes,
     ``revoked`` the key ids that it does not. ``address`` is where the ports are reached. ``groups`` are those that the decider is
     in: its compartments' and its tiers' (``bus.groups``). ``roots`` are the frames of every root statement after the first.
+    ``approvals`` is how many other operators must approve what one must not do alone (``compartments.operators``).
     """
 
     v: int = CHARTER_VERSION
@@ -92,6 +93,7 @@ class Charter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     address: str = ""
     groups: tuple[str, ...] = ()
     roots: tuple[str, ...] = ()
+    approvals: int = 2
 
 
 def check_succession(old: Charter | None, new: Charter, *, cloud: str, domain: str) -> None:

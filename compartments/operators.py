@@ -13,10 +13,11 @@ from typing import Final, NamedTuple
 
 from bus.messages import Role
 from compartments.rows import Account, Grant, RevokedKey
+from compartments.rows_approvals import ApprovalPolicy
 from compartments.world import World
-from keys.grants import within_path
 
-NEEDED: Final = 2
+NEEDED: Final = 2  # unless the cloud was told otherwise
+ELDERS: Final = 2
 DAY_US: Final = 86_400_000_000
 
 
@@ -31,6 +32,8 @@ class Held(NamedTuple):
 
 def held(world: World, path: str, time: int) -> list[Held]:
     """Return the keys of people who can, or lately could, operate the compartment at *path* at *time*, in the order of key ids."""
+    from keys.grants import within_path  # with cryptography, which a table that is only listed does without
+
     rows: dict[str, list[Grant]] = {}
     for grant in world.all(Grant):
         if grant.role == Role.OPERATOR and within_path(path, grant.compartment) and grant.created <= time:
@@ -52,10 +55,24 @@ def _revoked(world: World, grant: Grant, time: int) -> int:
     return min((row.time for row in rows), default=0)
 
 
+def latest(world: World) -> int:
+    """Return how many others must approve from now on, where there are so many."""
+    row = world.first(ApprovalPolicy)
+    return row.count if row is not None else NEEDED
+
+
+def required(world: World, time: int) -> int:
+    """Return how many others had to approve at *time*, where there were so many."""
+    row = world.first(ApprovalPolicy)
+    if row is None:
+        return NEEDED
+    return row.count if time >= row.since else row.before
+
+
 def needed(world: World, path: str, asker: str, time: int) -> int:
     """Return how many others must approve what account *asker* wants of the compartment at *path*: 0 where nobody else operates it."""
     others = {one.account for one in held(world, path, time)} - {asker}
-    return min(NEEDED, len(others))
+    return min(required(world, time), len(others))
 
 
 def approvers(world: World, path: str, asker: str, asked: int, time: int) -> dict[str, str]:
@@ -65,5 +82,5 @@ def approvers(world: World, path: str, asker: str, asked: int, time: int) -> dic
     return {
         one.key: one.account
         for one in keys
-        if one.live and one.account != asker and one.since < asked and (len(elders) < NEEDED or one.since <= asked - DAY_US)
+        if one.live and one.account != asker and one.since < asked and (len(elders) < ELDERS or one.since <= asked - DAY_US)
     }

@@ -1,6 +1,6 @@
 """Rows about wishes that wait for other operators' approval, and the approvals that they have.
 
-Owns the shapes only. What was asked and what was said to it stand here as the very bytes that were signed.
+Owns the shapes only, and that of the policy. What was asked and what was said to it stand here as the very bytes that were signed.
 """
 
 from __future__ import annotations
@@ -53,4 +53,13 @@ class Approval(Row):
     frame: str
 
 
-ROWS: Final = (ApprovalRequest, Approval)
+class ApprovalPolicy(Row):
+    """How many others must approve at most, since when (microseconds of cloud time), and how many before that; one row or none."""
+
+    id: str
+    count: int
+    since: int
+    before: int
+
+
+ROWS: Final = (ApprovalRequest, Approval, ApprovalPolicy)

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from bus.messages import Asker, Command, Fact, Moment, Query, Question, Role, Rule
-from compartments import charter, graph, lookup
+from compartments import charter, graph, lookup, operators
 from compartments.charter import Block, CharterRefused, Place, Quotas
 from compartments.daemons import groups_of_node
 from compartments.facts.charters import CharterIssued
@@ -96,6 +96,7 @@ def draft(world: World, node: Node, *, quotas: Quotas = QUOTAS) -> charter.Chart
         address=router.address if router is not None else "",
         groups=tuple(sorted(groups_of_node(world, node.id))),
         roots=tuple(successors(world)),
+        approvals=operators.latest(world),
     )
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from ring0 import accounts, addresses, charters, compartments, daemons, enrolling, genesis, graph, keys, nodes, roots, tiers
+from ring0 import accounts, addresses, approvals, charters, compartments, daemons, enrolling, genesis, graph, keys, nodes, roots, tiers
 
 SERVICES: Final = (
     genesis.TABLE, compartments.TABLE, tiers.TABLE, addresses.TABLE, nodes.TABLE, keys.TABLE, enrolling.TABLE,
-    accounts.TABLE, charters.TABLE, graph.TABLE, daemons.TABLE, roots.TABLE,
+    accounts.TABLE, charters.TABLE, graph.TABLE, daemons.TABLE, roots.TABLE, approvals.TABLE,
 )  # fmt: skip

@@ -14,9 +14,10 @@ from functools import lru_cache
 from typing import Final
 
 from bus.messages import Asker, Fact, Moment, Query, Question, Role, Rule
-from compartments import charter
+from compartments import charter, operators
 from compartments.charter import CharterRefused, ReceiveCharter
 from compartments.facts.accounts import KeyEnrolled
+from compartments.facts.approvals import ApprovalsRequired
 from compartments.facts.charters import CharterReceived
 from compartments.facts.places import EndpointSet
 from compartments.facts.roots import RootSucceeded
@@ -85,6 +86,8 @@ def receive(wish: ReceiveCharter, world: World, at: Moment) -> Iterator[Fact]:
         if port:
             yield EndpointSet(name=name, address=new.address, port=port, ring=1)
     yield from _succeed(new.roots, world, at)
+    if new.approvals != operators.latest(world):
+        yield ApprovalsRequired(count=new.approvals, before=operators.latest(world), time=at.time)
     for text in new.grants:
         yield from _enroll(text, world, at)
 

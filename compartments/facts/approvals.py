@@ -11,8 +11,10 @@ from typing import Final
 from msgspec.structs import replace
 
 from bus.messages import Fact
-from compartments.rows_approvals import Approval, ApprovalRequest
+from compartments.rows_approvals import Approval, ApprovalPolicy, ApprovalRequest
 from compartments.world import World
+
+POLICY: Final = "approvals"
 
 
 class ApprovalAsked(Fact, kind="approval.asked", kw_only=True):
@@ -85,4 +87,16 @@ class ApprovalRefused(Fact, kind="approval.refused", kw_only=True):
         world.put(replace(world.need(ApprovalRequest, self.request), state=state, ended=self.time, by=self.by))
 
 
-FACTS: Final = (ApprovalAsked, ApprovalGiven, ApprovalCarried, ApprovalRefused)
+class ApprovalsRequired(Fact, kind="approval.required", kw_only=True):
+    """From now on *count* others must approve, as far as there are so many; *before* it were as many as that."""
+
+    count: int
+    before: int
+    time: int
+
+    def apply(self, world: World) -> None:
+        """Replace the policy."""
+        world.put(ApprovalPolicy(id=POLICY, count=self.count, since=self.time, before=self.before))
+
+
+FACTS: Final = (ApprovalAsked, ApprovalGiven, ApprovalCarried, ApprovalRefused, ApprovalsRequired)

@@ -11,11 +11,12 @@ import click
 
 from enjin.errors import EnjinError, NotFound, Refused
 from enjin.output import json_option, print_json, reason_option, rfc3339
-from ring0.commands.client import both, done, partial, run, show_rows, told
+from ring0.commands.client import both, done, partial, run, show_rows, told, want
 
 if TYPE_CHECKING:
     from bus.session import Session
 
+COUNT_MAX: Final = 5
 UNVERIFIED: Final = "unverified"
 COLUMNS: Final = {
     "id": "ID", "ring": "RING", "what": "WHAT", "wish": "WISH", "who": "WHO", "why": "WHY", "state": "STATE", "approved": "APPROVED BY",
@@ -55,15 +56,23 @@ def settled(result: Any, meanwhile: str = "") -> Any:
 
 @click.command("approvals")
 @click.option("--all", "ended", is_flag=True, help="Also those that wait no more.")
+@click.option("--require", "count", type=click.IntRange(1, COUNT_MAX), help="Let so many others approve from now on (it is 2 until then).")
+@reason_option
 @json_option
-def approvals(ended: bool, as_json: bool) -> None:
+def approvals(ended: bool, count: int | None, reason: str, as_json: bool) -> None:
     """List what waits for another operator's approval: who asked for what, why, and until when.
 
     \b
     Examples:
       enjin approvals
-      enjin approvals --all --json
+      enjin approvals --require 1 --reason "we are three, and one is always away"
     """
+    if count is not None:
+        from ring0.approvals import RequireApprovals
+
+        told_count = settled(want(RequireApprovals(approvals=count), reason))
+        done(told_count, as_json, f"{told_count['approvals']} others must approve from now on, where there are so many")
+        return
 
     async def work(session: Session) -> tuple[list[dict[str, Any]], list[str]]:
         return await requests(session, ended)

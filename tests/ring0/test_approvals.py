@@ -10,15 +10,18 @@ import pytest
 
 from bus.envelope import Statement, seal_statement
 from bus.messages import Command, Moment, Role, Table
-from compartments import approvals
+from compartments import approvals, operators
 from compartments.approvals import Approve
-from compartments.rows import Account, RootSuccessor
+from compartments.rows import Account, Node, RootSuccessor
 from compartments.rows_approvals import ApprovalRequest
 from enjin.canonical import canonical, parse
 from keys.frame import open_frame
 from keys.keyring import Keyring
+from ring0 import charters
 from ring0.accounts import CloseAccount, CreateAccount
+from ring0.approvals import RequireApprovals
 from ring0.keys import EnrollKey
+from ring0.nodes import PlaceNode
 from ring0.roots import RotateRoot
 from ring0.services import SERVICES
 from tests.ring0.book import CLOUD, HOUR, KEYS, OPERATOR, RING0, Book
@@ -139,3 +142,37 @@ def test_an_hour_later_it_is_over(book: Signed) -> None:
         book.approve(account, "someone", asked)
     assert caught.value.code == "E-APR-002"  # type: ignore[attr-defined]
     assert book.world.count(RootSuccessor) == 0
+
+
+def test_how_many_are_required_is_itself_approved(book: Signed) -> None:
+    """One operator says it alone; where there is another, the change waits; the same number again is no news; only 1 to 5 can be."""
+    assert book.ask(RequireApprovals(approvals=3)) == {"approvals": 3}
+    account = book.join()
+    entries = len(book.entries)
+    assert book.ask(RequireApprovals(approvals=3)) == {"approvals": 3}
+    assert book.entries[entries:] == [[]]
+    for count in (0, 6, -1):
+        refused(book, RequireApprovals(approvals=count), "E-APR-011")
+    asked = book.ask(RequireApprovals(approvals=1))["approval"]
+    assert (asked["needed"], operators.latest(book.world)) == (1, 3)
+    assert book.approve(account, "someone", asked)["state"] == "carried"
+    assert operators.latest(book.world) == 1
+    assert book.replayed().digest() == book.world.digest()
+
+
+def test_a_request_keeps_the_number_it_was_asked_under(book: Signed) -> None:
+    """What is required now does not change what was required then."""
+    start = book.time
+    book.ask(RequireApprovals(approvals=4))
+    later = book.time
+    assert [operators.required(book.world, time) for time in (start, later - 1, later, later + HOUR)] == [2, 2, 4, 4]
+
+
+def test_the_next_charter_tells_ring_1(book: Signed) -> None:
+    """It is due at once; a charter that says nothing of it means two."""
+    book.ask(PlaceNode(label="ring1", strategy="jail"))
+    node = next(row for row in book.world.all(Node) if row.ring == 1)
+    book.ask(EnrollKey(frame=KEYS.grant(node.id, "ring1", ring=1, role=3, cloud=open_frame(ROOT).digest)), Role.SUPERVISOR)
+    assert charters.draft(book.world, node).approvals == 2
+    book.ask(RequireApprovals(approvals=1))
+    assert charters.draft(book.world, node).approvals == 1

@@ -22,6 +22,7 @@ from keys.succession import make_successor
 from ring0 import charters, roots
 from ring0.accounts import CloseAccount, CreateAccount, CreateToken, RevokeToken
 from ring0.addresses import AssignAddress, CreateNetwork, DelegateBlock, ReleaseAddress
+from ring0.approvals import RequireApprovals
 from ring0.charters import IssueCharter
 from ring0.compartments import ContainCompartment, CreateCompartment, PartCompartment
 from ring0.enrolling import RequestKey
@@ -133,6 +134,7 @@ def examples() -> Iterator[tuple[World, Command, Moment]]:
         CloseAccount(account="someone"),
         CreateToken(account="someone", name="phone", secret_hash="0" * 64),
         RevokeToken(token="laptop"),
+        RequireApprovals(approvals=3),
     ):
         yield _example(book, wish, Role.SUPERVISOR)
 

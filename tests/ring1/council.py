@@ -85,11 +85,11 @@ class Council:
         await self.keys.settle()
         return people
 
-    async def charter(self) -> None:
+    async def charter(self, **changes: Any) -> None:
         """Send a charter with every grant so far."""
         self._version += 1
         grants = tuple(to_text(frame) for frame in self._grants)
-        given = make_charter(self._version, domain=NODE, decider=NODE, parent=RING0, grants=grants)
+        given = make_charter(self._version, domain=NODE, decider=NODE, parent=RING0, grants=grants, **changes)
         await self.domain.wish(ReceiveCharter(frame=charter_frame(given)))
 
     async def join(self, name: str, word: str = "") -> Person:

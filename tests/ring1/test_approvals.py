@@ -120,6 +120,19 @@ async def test_no_token_and_no_daemon_approves(council: Council) -> None:
 
 
 @meeting
+async def test_n14_a_stolen_daemons_key_shreds_nothing_alone(council: Council) -> None:
+    """Neither ring 1's own key nor that of the ring above is exempt: its wish waits for the operators."""
+    alice, bob = await council.begin("alice", "bob")
+    for thief in (council.daemon, council.ring0):
+        asked = (await council.say(thief, SHRED))["approval"]
+        assert (asked["who"], asked["needed"]) == (thief.subject, 2)
+        assert (await council.approve(alice, asked))["state"] == "waiting"
+    await council.keys.settle()
+    assert (council.state, council.key_file.exists()) == ("in use", True)
+    assert (await council.approve(bob, asked))["state"] == "carried"
+
+
+@meeting
 async def test_n23_a_revoked_operators_approval_does_not_count(council: Council) -> None:
     """Given before the revocation, it counts no more after it; another one takes its place, and only then it is carried out."""
     alice, bob, carol, dave = await council.begin("alice", "bob", "carol", "dave")
@@ -267,6 +280,26 @@ async def test_how_many_are_needed(council: Council) -> None:
             await council.join(name, word)
         counts.append(operators.needed(council.domain.world, "cloud/default", "alice", council.domain.journal.now()))
     assert counts == [0, 1, 1, 2, 2]
+
+
+@meeting
+async def test_how_many_are_needed_follows_the_charter(council: Council) -> None:
+    """The ring above says how many: from the next request on; what waits keeps its number, and the key goes by that number."""
+    alice, bob, carol, dave = await council.begin("alice", "bob", "carol", "dave")
+    before = await council.shred(alice)
+    await council.charter(approvals=3)
+    after = await council.shred(alice)
+    assert (before["needed"], after["needed"]) == (2, 3)
+    for person in (bob, carol):
+        await council.approve(person, after)
+    assert council.state == "in use"
+    for person in (bob, carol):
+        await council.approve(person, before)
+    await council.keys.settle()
+    assert (council.state, council.key_file.exists()) == ("shredded", False)
+    assert await council.approve(dave, after) == "E-SHR-002"
+    await council.charter(approvals=1)
+    assert operators.latest(council.domain.world) == 1
 
 
 @meeting
