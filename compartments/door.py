@@ -11,6 +11,7 @@ import socket
 from bus.http.blobs import BlobStore
 from bus.http.door import Door
 from bus.http.feed import Feed
+from bus.http.joining import Joins
 from bus.http.listener import Listener
 from compartments.domain import Domain
 from enjin.canonical import canonical
@@ -24,11 +25,12 @@ class DomainDoor:
         listening: Descriptor of a listening socket; owned from now on.
         name: For the description.
         blobs: Where uploads go; None: this door takes none.
+        join: Answers requests to join; None: nobody joins here.
     """
 
-    def __init__(self, domain: Domain, listening: int, *, name: str, blobs: BlobStore | None = None) -> None:
+    def __init__(self, domain: Domain, listening: int, *, name: str, blobs: BlobStore | None = None, join: Joins | None = None) -> None:
         self.feed = Feed()
-        door = Door(dispatcher=domain.dispatcher, name=name, authenticate=domain.authenticate, feed=self.feed, blobs=blobs)
+        door = Door(dispatcher=domain.dispatcher, name=name, authenticate=domain.authenticate, feed=self.feed, blobs=blobs, join=join)
         self._listener = Listener(door.application, socket.socket(fileno=listening), self.feed.close)
         domain.on_tell.append(lambda seen, path: self.feed.tell(f"seen.{seen.KIND}", path, canonical(seen)))
         domain.on_relay.append(self.feed.tell)

@@ -54,6 +54,7 @@ SECTIONS: Final = (
         "token": "create, list, revoke",
         "approvals": "what waits for another operator",
         "approve": "say yes to it, or no",
+        "join": "use a token that an operator handed you; make such tokens",
         "root": "whose keys are the root; replace them all",
         "trust": "why something is believed, down to the root",
         "audit": "who did what, when and why; verify, export, diff, repair",

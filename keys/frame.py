@@ -34,7 +34,9 @@ REVOCATION: Final = _PREFIX + "revocation.v1+json"
 ENTRY: Final = _PREFIX + "entry.v1+json"
 COMMIT: Final = _PREFIX + "commit.v1+json"
 CHECKPOINT: Final = _PREFIX + "checkpoint.v1+json"
-TYPES: Final = frozenset({MESSAGE, GRANT, ROOT, CHARTER, BEACON, REVOCATION, ENTRY, COMMIT, CHECKPOINT})
+JOIN: Final = _PREFIX + "join.v1+json"
+JOINED: Final = _PREFIX + "joined.v1+json"
+TYPES: Final = frozenset({MESSAGE, GRANT, ROOT, CHARTER, BEACON, REVOCATION, ENTRY, COMMIT, CHECKPOINT, JOIN, JOINED})
 
 
 class BadFrame(Invalid):

@@ -31,6 +31,7 @@ from enjin.errors import ConfigError, EnjinError, Refused, StepFailed
 from enjin.host import read_bounded
 from keys.keyring import Keyring
 from keys.trust import TrustSet
+from ring0.admitting import Admitting
 from ring0.caring import Caring
 from ring0.enrolling import Enrolling
 from ring0.foundation import CHANNEL, Foundation, Trust, read_foundation, read_own_charter
@@ -75,6 +76,7 @@ class Ring0:
         if self.keyring.issuer is None:
             raise ConfigError("ring 0's issuer seed is missing", hint="restore ring0/keys from your copy")
         self.enrolling = Enrolling(self.domain, self.keyring.issuer)
+        self.admitting = Admitting(self.domain, self.keyring.issuer)
         self.caring: Caring | None = None
 
     async def run(self, ending: asyncio.Event) -> None:
@@ -86,7 +88,7 @@ class Ring0:
         if not self.domain.world.count(Cloud):
             await self.domain.wish(self._genesis(), reason="genesis")
         await self.domain.serve(transport)
-        door = DomainDoor(self.domain, await init.take("listener:api0"), name="ring 0")
+        door = DomainDoor(self.domain, await init.take("listener:api0"), name="ring 0", join=self.admitting)
         self.caring = Caring(self.home, self.foundation, self.domain, self.keyring, init, HANDS_CHANNEL, self._publish)
         self._publish()
         self.domain.on_change.append(self._changed)

@@ -8,9 +8,25 @@ from __future__ import annotations
 
 from typing import Final
 
-from ring0 import accounts, addresses, approvals, charters, compartments, daemons, enrolling, genesis, graph, keys, nodes, roots, tiers
+from ring0 import (
+    accounts,
+    addresses,
+    approvals,
+    charters,
+    compartments,
+    daemons,
+    enrolling,
+    genesis,
+    graph,
+    inviting,
+    joining,
+    keys,
+    nodes,
+    roots,
+    tiers,
+)
 
 SERVICES: Final = (
     genesis.TABLE, compartments.TABLE, tiers.TABLE, addresses.TABLE, nodes.TABLE, keys.TABLE, enrolling.TABLE,
-    accounts.TABLE, charters.TABLE, graph.TABLE, daemons.TABLE, roots.TABLE, approvals.TABLE,
+    accounts.TABLE, charters.TABLE, graph.TABLE, daemons.TABLE, roots.TABLE, approvals.TABLE, inviting.TABLE, joining.TABLE,
 )  # fmt: skip

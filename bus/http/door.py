@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bus.dispatch import Authorised, Dispatcher
 from bus.envelope import BULK_MAX, Behalf
-from bus.http import bodies, openapi, problems
+from bus.http import bodies, joining, openapi, problems
 from bus.http.blobs import BlobStore, PutBlob
 from bus.http.feed import Event, Feed
 from bus.messages import Asker, Command, Message, Query, Question, Reply, Role, Rule, canonical
@@ -61,6 +61,7 @@ class Door:
         authenticate: Returns the asker behind a bearer token; None when it stands for nobody.
         feed: What followers get.
         blobs: Where uploads go; None: this door takes none.
+        join: Answers requests to join; None: nobody joins here.
         hosts: Names, beside this machine's loopback ones, that a Host header may have.
     """
 
@@ -72,14 +73,15 @@ class Door:
         authenticate: Authenticate,
         feed: Feed,
         blobs: BlobStore | None = None,
+        join: joining.Joins | None = None,
         hosts: Sequence[str] = (),
     ) -> None:
         self.feed = feed
         self._dispatcher = dispatcher
         self._authenticate = authenticate
-        self._blobs = blobs
+        self._blobs, self._join = blobs, join
         self._attempts = Buckets(ATTEMPTS_PER_SECOND, ATTEMPTS_BURST)
-        self._description = canonical(openapi.describe(dispatcher.table, name, blobs=blobs is not None))
+        self._description = canonical(openapi.describe(dispatcher.table, name, blobs=blobs is not None, join=join is not None))
         application = Starlette(
             routes=self._routes(),
             exception_handlers={EnjinError: _say, HTTPException: _say_http, Exception: _say_defect},
@@ -100,6 +102,8 @@ class Door:
             Route("/v1/envelope", self._envelope, methods=["POST"]),
             Route("/v1/follow", self._follow, methods=["GET"]),
         ]
+        if self._join is not None:
+            routes.append(joining.route(self._join, self._attempts))
         if self._blobs is not None:
             routes.append(Route("/v1/blobs/{digest}", self._put_blob, methods=["PUT"]))
         return routes

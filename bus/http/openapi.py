@@ -16,7 +16,8 @@ from enjin import __version__
 from enjin.names import Text
 
 ENVELOPE_MEDIA: Final = "application/vnd.enjin.envelope"
-RESERVED: Final = ("/v1/envelope", "/v1/follow")
+JOIN_PATH: Final = "/v1/join"
+RESERVED: Final = ("/v1/envelope", "/v1/follow", JOIN_PATH)
 _SECURITY: Final[list[dict[str, list[str]]]] = [{"token": []}]
 _SIGNED: Final[list[dict[str, list[str]]]] = [{"token": []}, {"envelope": []}]
 
@@ -32,13 +33,14 @@ def _schema_of(shape: type) -> dict[str, Any]:
     raise TypeError(f"{shape} has no schema")
 
 
-def describe(table: Table, name: str, *, blobs: bool) -> dict[str, Any]:
+def describe(table: Table, name: str, *, blobs: bool, join: bool = False) -> dict[str, Any]:
     """Return the OpenAPI document of a door to *table*.
 
     Args:
         table: The closed table.
         name: Of the daemon: ``ring 1``.
         blobs: Whether the door takes blobs.
+        join: Whether it takes requests to join.
     """
     shapes = [rule.command for rule in table.rules()] + [question.query for question in table.questions()]
     _, components = msgspec.json.schema_components(shapes, schema_hook=_schema_of, ref_template="#/components/schemas/{name}")
@@ -49,6 +51,8 @@ def describe(table: Table, name: str, *, blobs: bool) -> dict[str, Any]:
     for question in table.questions():
         paths.setdefault(path_of(question.query.KIND), {})["get"] = _query(question, components[names[question.query]], components)
     paths |= _fixed(blobs)
+    if join:
+        paths[JOIN_PATH] = _join()
     return {
         "openapi": "3.1.0",
         "info": {
@@ -124,6 +128,19 @@ def _responses(description: str, schema: dict[str, Any], media: str = "applicati
         status: {"description": description, "content": {media: {"schema": schema}}},
         "default": {"$ref": "#/components/responses/Problem"},
     }
+
+
+def _join() -> dict[str, Any]:
+    binary: dict[str, Any] = {"type": "string", "contentMediaType": "application/octet-stream"}
+    post = {
+        "operationId": "join",
+        "summary": "Use a join token: hand in a signed request; the answer is signed by the key that the token names.",
+        "security": [],
+        "requestBody": {"required": True, "content": {ENVELOPE_MEDIA: {"schema": binary}}},
+        "responses": _responses("The signed answer.", binary, ENVELOPE_MEDIA),
+    }
+    summary, answer = "Which cloud can be joined here.", _responses("Its id.", {"type": "object"})
+    return {"post": post, "get": {"operationId": "join.cloud", "summary": summary, "security": [], "responses": answer}}
 
 
 def _fixed(blobs: bool) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from enjin.errors import EnjinError, Refused, Unreachable
 from enjin.host import clock
 from enjin.output import ago, json_option, print_json, print_rows, rfc3339, say
 from ring0.commands.genesis import asking, share_options
+from ring0.commands.joining import misused_tokens
 
 if TYPE_CHECKING:
     from bus.session import Session
@@ -151,6 +152,7 @@ async def collect(config: configuration.Config) -> dict[str, Any]:
         warnings += _unseparated(nodes) + shares_left(session.config.path)
         journals = await _journals(session, (1,) if away is not None else (0, 1))
         warnings += [f"ring {journal['ring']}: {journal['alarm']}" for journal in journals if journal["alarm"]]
+        warnings += [] if away is not None else await misused_tokens(session)
         return {
             "schema": 1,
             "cloud": session.directory.cloud,

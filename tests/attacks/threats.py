@@ -17,6 +17,7 @@ COMMANDS, BUS, JAIL, TENANTS, BUILD, SECRETS, ARCHIVE = (
 NATS, NATS_KEYS, CLUSTER = "tests/attacks/test_nats.py", "tests/keys/test_nats.py", "tests/bus/test_nats_cluster.py"
 FAN_OUT, BATCHES = "tests/bus/test_fan_out.py", "tests/bus/test_batches.py"
 SUCCESSION = "tests/keys/test_succession.py"
+JOINING, INVITED, JOINED = "tests/keys/test_joining.py", "tests/ring0/test_joining.py", "tests/e2e/test_joining.py"
 TRUST, SIGNING, GROUND = "tests/keys/test_trust.py", "tests/keys/test_signing.py", "tests/enjin/test_ground.py"
 CLOCK, TIMING = "tests/bus/test_clock.py", "tests/compartments/test_timing.py"
 RVK, TOLD = "tests/keys/test_revocation.py", "tests/compartments/test_revocations.py"
@@ -140,7 +141,17 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
         f"{OPENING}::test_n38_a_projection_of_another_journal_is_refused",
     ),
     39: (f"{REPLAY}::test_n39_two_live_boots_of_one_identity_fence_the_first",),
-    44: (f"{TRUST}::test_n20_a_key_of_another_subject_is_refused",),
+    40: (
+        f"{INVITED}::test_n40_a_token_is_used_once", f"{INVITED}::test_n40_a_second_key_costs_both_their_trust",
+        f"{INVITED}::test_n40_out_of_time_a_token_buys_nothing", f"{INVITED}::test_n40_a_token_is_for_one_thing",
+        f"{INVITED}::test_n40_a_guess_is_worth_nothing", f"{JOINED}::test_n40_two_who_use_one_token_lose_both_keys",
+    ),
+    41: (f"{JOINING}::test_n41_a_fake_parent_is_refused", f"{JOINED}::test_n41_whoever_answers_instead_is_found_out"),
+    42: (f"{JOINING}::test_n42_a_request_proves_that_its_keys_are_its_own", f"{INVITED}::test_n42_somebody_elses_key_is_refused"),
+    44: (
+        f"{JOINING}::test_n44_one_key_for_two_purposes_is_refused", f"{INVITED}::test_n44_no_key_for_two_purposes",
+        f"{TRUST}::test_n20_a_key_of_another_subject_is_refused",
+    ),
     50: (f"{JAIL}::test_n50_kernel_doors_are_shut", f"{TENANTS}::test_n50_a_neighbour_cannot_be_signalled_or_traced"),
     51: (f"{TENANTS}::test_n51_a_neighbours_files_cannot_be_read", f"{TENANTS}::test_n51_a_neighbours_process_cannot_be_seen"),
     52: (f"{JAIL}::test_n52_no_descriptor_is_inherited",),
@@ -179,9 +190,6 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
 
 # Number -> what is not built yet, so that there is nothing to attack.
 NOT_BUILT: Final[dict[int, str]] = {
-    40: "join tokens: the ring above gives identities itself",
-    41: "join tokens",
-    42: "join tokens",
     43: "attestation of processes (the pid of a record is checked against its start time and group: tests/supervision)",
     45: "federation",
     46: "federation",

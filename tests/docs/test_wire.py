@@ -16,13 +16,15 @@ from bus.stages import STAGES
 from keys.beacon import Beacon, Head
 from keys.frame import BULK_MAX, FRAME_MAX, TYPES
 from keys.grants import Grant, PublicKeys
+from keys.joining import Joined, JoinRequest
 from keys.operator import OperatorKey
 from keys.revocation import Revocation
 from keys.root import RootStatement
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs/wire.md").read_text(encoding="utf-8")
 SHAPES = (
-    Statement, Behalf, Reply, Grant, PublicKeys, RootStatement, OperatorKey, Entry, CommitStatement, Revocation, Beacon, Head,
+    Statement, Behalf, Reply, Grant, PublicKeys, RootStatement, JoinRequest,
+    Joined, OperatorKey, Entry, CommitStatement, Revocation, Beacon, Head,
 )  # fmt: skip
 
 

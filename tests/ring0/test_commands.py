@@ -22,7 +22,7 @@ from enjin.cli import enjin
 from enjin.errors import EnjinError
 from keys.keyring import Keyring
 from keys.requests import prove
-from ring0.commands import approving, audit, bus, client, genesis, journal, machine, nodes, roots, tokens, trust, world
+from ring0.commands import approving, audit, bus, client, genesis, joining, journal, machine, nodes, roots, tokens, trust, world
 from ring0.compartments import CreateCompartment
 from ring0.graph import ShowGraph
 from ring0.keys import EnrollKey, ListKeys, RevokeKey
@@ -40,7 +40,7 @@ READING = LISTING | {"log", "verify", "export", "diff", "repair", "tail", "bench
 
 def commands() -> Iterator[tuple[str, click.Command]]:
     """Yield every command of the groups with its words."""
-    for group in GROUPS:
+    for group in (*GROUPS, joining.token):
         for name, command in group.commands.items():
             yield f"{group.name} {name}", command
 
@@ -56,7 +56,7 @@ def test_every_command_takes_the_promised_options(words: str, command: click.Com
     assert ("--at" in options) == (verb in LISTING)
 
 
-ALONE = (approving.approve, approving.approvals, world.graph, machine.doctor, machine.init, genesis.genesis)
+ALONE = (approving.approve, approving.approvals, world.graph, machine.doctor, machine.init, genesis.genesis, joining.join)
 
 
 @pytest.mark.parametrize("group", [*GROUPS, *ALONE], ids=lambda group: str(group.name))

@@ -15,7 +15,7 @@ from ring0.services import SERVICES
 from tests.ring0.wishes import examples
 
 TABLE = Table.of(*SERVICES)
-SUPERVISOR = {"key.enroll", "cloud.found", "node.seen", "charter.issue"}
+SUPERVISOR = {"key.enroll", "cloud.found", "node.seen", "charter.issue", "key.join"}
 
 
 def test_permissions_stand_beside_the_functions() -> None:

@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from bus.messages import Command, Moment, Role, Table, canonical, parse
+from compartments import graph, standing
 from compartments.rows import Node
+from compartments.rows_joining import JoinToken as Token
 from compartments.world import World
 from enjin.canonical import to_text
 from keys.frame import CHARTER, open_frame, seal
+from keys.grants import Capability, PublicKeys
+from keys.joining import JoinRequest, JoinToken, secret_hash, sign_request
 from keys.keyring import Keyring
 from keys.requests import prove, publics
 from keys.root import cloud_id, make_root
@@ -26,6 +30,8 @@ from ring0.approvals import RequireApprovals
 from ring0.charters import IssueCharter
 from ring0.compartments import ContainCompartment, CreateCompartment, PartCompartment
 from ring0.enrolling import RequestKey
+from ring0.inviting import Invite, Uninvite
+from ring0.joining import Join, subject_of
 from ring0.keys import EnrollKey, RevokeKey
 from ring0.nodes import PlaceNode, RemoveNode, ReportNode, RestartNode, StartNode, StopNode
 from ring0.roots import RotateRoot
@@ -89,6 +95,50 @@ def succeeding(book: Book, frame: bytes = ROOT, old: list[Signer] = ROOT_KEYS, n
     return RotateRoot(first=to_text(ROOT), frame=to_text(made))
 
 
+SECRET_KEY = hashlib.sha256(b"a join token").digest()[:16]
+
+
+def inviting(name: str = "carol", secret: bytes = SECRET_KEY, **fields: Any) -> Invite:
+    """Return the wish for a join token."""
+    return Invite(**({"name": name, "allowed": ("app", "log"), "secret_hash": secret_hash(secret)} | fields))  # type: ignore[arg-type]
+
+
+def joining(book: Book, token: str, *, secret: bytes = SECRET_KEY, word: str = "carol's", source: str = "10.1.2.3", **fields: Any) -> Join:
+    """Return the wish by which the daemon uses *token* for the key that follows from *word*; *fields* change the request."""
+    ring = Keyring(CLOUD, hashlib.sha256(word.encode()).digest())
+    held = JoinToken(CLOUD[:16], "0" * 16, token, secret)
+    asked = JoinRequest(
+        **(
+            {
+                "cloud": held.cloud,
+                "parent": held.parent,
+                "token": token,
+                "secret": held.signer.public.hex(),
+                "ring": 0,
+                "keys": PublicKeys(message=ring.message.public.hex(), curve=ring.curve.public.hex(), nats=ring.nats.public.hex()),
+            }
+            | fields
+        )
+    )
+    return Join(request=to_text(sign_request(asked, held, ring.message)), grant=bought(book, token, asked.keys), source=source)
+
+
+def bought(book: Book, token: str, halves: PublicKeys, **fields: Any) -> str:
+    """Return the grant that the daemon would propose for *token*, unless *fields* say otherwise."""
+    row = book.world.get(Token, token)
+    if row is None:
+        return ""
+    path = graph.path_text(book.world, row.compartment)
+    said = {
+        "role": int(standing.level(book.world, row.role)),
+        "keys": halves,
+        "compartment": path,
+        "allowed": tuple(Capability(verb, path) for verb in row.allowed.split()),
+    }
+    subject = fields.pop("subject", subject_of(book.world, row))
+    return KEYS.grant(subject, "", **(said | fields))
+
+
 def examples() -> Iterator[tuple[World, Command, Moment]]:
     """Yield (world, wish, moment) for every command."""
     empty = Book()
@@ -109,6 +159,7 @@ def examples() -> Iterator[tuple[World, Command, Moment]]:
     book.ask(DelegateBlock(network="fabric", ipv4="10.80.160.0/19"))
     book.ask(PlaceNode(label="spare", strategy="process"))
     book.ask(StopNode(node="spare"))
+    invited = book.ask(inviting())
     for wish in (
         CreateCompartment(name="tenant-a"),
         ContainCompartment(compartment="feed", child="ring1"),
@@ -135,6 +186,9 @@ def examples() -> Iterator[tuple[World, Command, Moment]]:
         CreateToken(account="someone", name="phone", secret_hash="0" * 64),
         RevokeToken(token="laptop"),
         RequireApprovals(approvals=3),
+        inviting("dave", b"d" * 16),
+        Uninvite(token=invited["id"]),
+        joining(book, invited["id"]),
     ):
         yield _example(book, wish, Role.SUPERVISOR)
 
