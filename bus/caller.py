@@ -68,6 +68,7 @@ class Caller:
     ) -> None:
         self.transport = transport
         self.speaker = speaker
+        self.trust = trust
         self.responder = responder
         self.audience = audience or responder
         self.counters: collections.Counter[str] = collections.Counter()

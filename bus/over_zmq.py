@@ -105,6 +105,11 @@ class ZmqTransport:
         participant._thread.start()
         return participant
 
+    @property
+    def subscriptions(self) -> list[tuple[str, Handler]]:
+        """See ``bus.moving.Hearing``."""
+        return self._deliveries.subscriptions
+
     async def publish(self, subject: str, frame: bytes) -> None:
         """See ``Transport.publish``."""
         if self._closing:

@@ -6,6 +6,7 @@ nothing in the directory that does not chain to the root which the person's key 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Iterable
@@ -16,21 +17,26 @@ from typing import Any, Final, Self
 import msgspec
 
 from bus.caller import COMMAND_DEADLINE_S, QUERY_DEADLINE_S, Caller, Follower
-from bus.directory import Directory, Reach, read_directory
+from bus.directory import FILE, Directory, Reach, read_directory
 from bus.messages import Command, Query, Reply
+from bus.moving import LINGER_S, go_over
 from bus.over_door import DoorTransport
 from bus.over_zmq import ZmqTransport, curve_text
 from bus.speaker import Speaker
 from bus.transport import Transport
 from enjin.canonical import from_text
 from enjin.config import Config
-from enjin.errors import Refused, from_reply
+from enjin.errors import EnjinError, Refused, from_reply
 from enjin.host import FileFailed
+from enjin.log import get
 from keys.keyring import Keyring
 from keys.operator import OperatorKey, load_operator_key, load_roots, save_roots
 from keys.trust import Revoked, TrustSet
 
 CHANNELS: Final = {0: "ring0"}
+LOOK_S: Final = 0.25
+
+_log = get("bus.session")
 
 
 class ForeignRoot(Refused):
@@ -65,6 +71,8 @@ class Session:
             raise Revoked("this key was revoked", hint="sign with another key: set ENJIN_KEYS to its directory")
         self._callers: dict[str, Caller] = {}
         self._transports: list[Transport] = []
+        self._reaches: dict[str, Reach] = {}  # domain -> how it was reached when we connected
+        self._following: asyncio.Task[None] | None = None
 
     def follow_roots(self, frames: Iterable[bytes]) -> None:
         """Believe root statements that the cloud tells of, and remember them before they count. Raises: RootRefused."""
@@ -90,6 +98,10 @@ class Session:
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+            self._following = None
         for transport in self._transports:
             await transport.close()
         self._transports.clear()
@@ -114,8 +126,37 @@ class Session:
                 signer=self.keyring.message,
                 daemon=False,
             )
-            self._callers[domain] = Caller(transport, speaker, self.trust, responder=reach.decider, ring=ring)
+            self._callers[domain], self._reaches[domain] = Caller(transport, speaker, self.trust, responder=reach.decider, ring=ring), reach
+            if self._following is None:
+                self._following = asyncio.get_running_loop().create_task(self._follow_moves())
         return self._callers[domain]
+
+    async def _follow_moves(self) -> None:
+        """Go over to another bus with each domain that does, as the directory says."""
+        path, seen = self.config.path / FILE, None
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                status = os.stat(path)
+                if seen == (status.st_ino, status.st_mtime_ns):
+                    continue
+                for reach in read_directory(self.config.path).domains:
+                    if (old := self._reaches.get(reach.domain)) is not None and old.hub != reach.hub:
+                        await self._go_over(reach)
+                seen = status.st_ino, status.st_mtime_ns
+            except (EnjinError, OSError) as error:
+                _log.debug("bus.not_moved", error=error)
+
+    async def _go_over(self, reach: Reach) -> None:
+        """Speak with the domain at *reach* over its new bus. Raises: Unreachable."""
+        caller = self._callers[reach.domain]
+        old, fresh = caller.transport, self._transport(reach, caller.speaker.channel)
+        await go_over(caller, fresh)
+        self._transports.append(fresh)
+        self._reaches[reach.domain] = reach
+        await asyncio.sleep(LINGER_S)
+        self._transports.remove(old)
+        await old.close()
 
     def _transport(self, reach: Reach, channel: str) -> Transport:
         hub = str(Path(self.config.home) / reach.hub)

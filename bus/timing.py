@@ -55,13 +55,14 @@ class TimeTeller:
     """
 
     def __init__(self, transport: Transport, speaker: Speaker, trust: TrustSet, node: str, now: Callable[[], int]) -> None:
-        self._transport, self._speaker, self._node, self._now = transport, speaker, node, now
+        self.transport = transport  # another one after a move to another bus, whoever moves has us hear it there too
+        self._speaker, self._node, self._now = speaker, node, now
         self._opening = _opening(trust, speaker, now)
         self._log = get("timing")
 
     async def start(self) -> None:
         """Answer from now on."""
-        await self._transport.subscribe(f"seen.{TimeAsked.KIND}", self._answer)
+        await self.transport.subscribe(f"seen.{TimeAsked.KIND}", self._answer)
 
     async def _answer(self, subject: str, frame: bytes) -> None:
         try:
@@ -76,7 +77,7 @@ class TimeTeller:
         name = f"seen.{TimeTold.KIND}"
         sealed = self._speaker.seal(name, told, audience=self._node, re=opened.frame.digest)
         failpoint("time.send")
-        await self._transport.publish(name, sealed)
+        await self.transport.publish(name, sealed)
 
 
 class TimeAsker:
@@ -118,6 +119,11 @@ class TimeAsker:
         if abs(moved) > 1_000_000:
             self._log.warning("time.moved", seconds=moved / 1e6)
         return True
+
+    async def use(self, transport: Transport) -> None:
+        """Ask over *transport* from now on, and hear the answers there too."""
+        await transport.subscribe(f"seen.{TimeTold.KIND}", self._hear)
+        self._transport = transport
 
     async def run(self) -> None:
         """Ask again and again, until cancelled."""

@@ -110,6 +110,11 @@ class Deliveries:
         self._running: set[asyncio.Task[None]] = set()
         self.counters: collections.Counter[str] = collections.Counter()
 
+    @property
+    def subscriptions(self) -> list[tuple[str, Handler]]:
+        """What is delivered to whom: (prefix, handler), in the order in which they were added."""
+        return self._handlers
+
     def add(self, prefix: str, handler: Handler) -> None:
         """Deliver what matches *prefix* to *handler* from now on."""
         self._handlers.append((prefix, handler))
@@ -250,6 +255,11 @@ class MemoryTransport:
         if self._closed:
             raise TransportClosed("this connection to the bus is closed")
         self._deliveries.add(check_prefix(prefix), handler)
+
+    @property
+    def subscriptions(self) -> list[tuple[str, Handler]]:
+        """See ``bus.moving.Hearing``."""
+        return self._deliveries.subscriptions
 
     def receive(self, subject: str, frame: bytes) -> None:
         """Take one frame from the network."""

@@ -84,6 +84,11 @@ class NatsTransport:
         url = self._link.client.connected_url if self._link is not None else None
         return url.netloc if url is not None else ""
 
+    @property
+    def subscriptions(self) -> list[tuple[str, Handler]]:
+        """See ``bus.moving.Hearing``."""
+        return self._deliveries.subscriptions
+
     async def publish(self, subject: str, frame: bytes) -> None:
         """See ``Transport.publish``."""
         if self._closing:
