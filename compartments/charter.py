@@ -71,6 +71,8 @@ class Charter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ``revoked`` the key ids that it does not. ``address`` is where the ports are reached. ``groups`` are those that the decider is
     in: its compartments' and its tiers' (``bus.groups``). ``roots`` are the frames of every root statement after the first.
     ``approvals`` is how many other operators must approve what one must not do alone (``compartments.operators``).
+    ``nats_port`` is where the server of the domain's channel listens on loopback; 0: the channel is ZeroMQ's, -1: as the decider was
+    told at its start.
     """
 
     v: int = CHARTER_VERSION
@@ -94,6 +96,7 @@ class Charter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     groups: tuple[str, ...] = ()
     roots: tuple[str, ...] = ()
     approvals: int = 2
+    nats_port: int = -1
 
 
 def check_succession(old: Charter | None, new: Charter, *, cloud: str, domain: str) -> None:

@@ -21,7 +21,10 @@ __all__ = [
 
 
 class Cloud(Row):
-    """The cloud itself: one row, from genesis. ``first_uid`` starts its ``uid_blocks`` blocks of host uids (-1: it has none)."""
+    """The cloud itself: one row, from genesis. ``first_uid`` starts its ``uid_blocks`` blocks of host uids (-1: it has none).
+
+    ``bus`` is what its messages travel over (``zmq``, ``nats``) since it was moved there; empty: as it was founded.
+    """
 
     INDEX = ("name",)
 
@@ -31,6 +34,7 @@ class Cloud(Row):
     founded: int
     first_uid: int = -1
     uid_blocks: int = 0
+    bus: str = ""
 
 
 class Compartment(Row):

@@ -26,6 +26,7 @@ from enjin.failpoints import failpoint
 from keys.keyring import Keyring
 from ring0 import charters
 from ring0.beacons import beacon_for
+from ring0.buses import UNSAID, nats_port
 from ring0.children import FOLLOWED, Child
 from ring0.foundation import Foundation
 from ring0.keys import EnrollKey
@@ -83,10 +84,10 @@ class Caring:
         self._loop.poke()
         self._telling.poke()
 
-    def reachable(self) -> list[tuple[str, str]]:
-        """Return the ring 1 nodes that run, each with its hub's public key (hex)."""
+    def reachable(self) -> list[tuple[str, str, bool]]:
+        """Return the ring 1 nodes that run, each with its hub's public key (hex) and whether we reach it over NATS."""
         return [
-            (node, self.offspring(node).keyring.hub.public.hex())
+            (node, self.offspring(node).keyring.hub.public.hex(), node in self._children and self._children[node].over_nats)
             for node, running in sorted(self._seen.items())
             if running.state == "running"
         ]
@@ -174,10 +175,19 @@ class Caring:
                     now=self._domain.journal.now,
                     control=self._home / running.control,
                     beacon=functools.partial(beacon_for, self._domain, node),
-                    over_nats=self._foundation.bus == "nats",
+                    over_nats=self._over_nats,
+                    moved=self._published,
                 )
                 self._children[node] = child
                 self._tasks[node] = asyncio.get_running_loop().create_task(child.run(), name=f"child {node}")
+
+    def _nats_port(self) -> int:
+        """Return where a ring 1 node's NATS server listens; 0: the bus is ZeroMQ."""
+        port = nats_port(self._domain.world, 1)
+        return self._foundation.nats_port(1) if port == UNSAID else port
+
+    def _over_nats(self) -> bool:
+        return self._nats_port() > 0
 
     def _plan(self, seen: list[Running]) -> list[Action]:
         actions = plan(self._domain.world, seen, self._setting)
@@ -238,7 +248,7 @@ class Caring:
                 build_environment=self._settings["environment"],
                 host_paths=tuple(self._settings["paths"]),
                 closed=self._setting.closed,
-                nats_port=self._foundation.nats_port(1),
+                nats_port=self._nats_port(),
                 witnessed=witnessed(offspring.directory / FOLLOWED, node),
                 time=self._domain.clock.mark(learnt=True),
             )

@@ -23,6 +23,7 @@ from compartments.facts.charters import CharterIssued
 from compartments.rows import AddressBlock, Charter, Cloud, Compartment, Endpoint, Grant, Node, RevokedKey
 from compartments.world import World
 from enjin.canonical import from_text, parse
+from ring0.buses import nats_port
 from ring0.roots import successors
 
 QUOTAS: Final = Quotas(memory_bytes=64 << 30, processes=65_536, apps=1_000)
@@ -97,6 +98,7 @@ def draft(world: World, node: Node, *, quotas: Quotas = QUOTAS) -> charter.Chart
         groups=tuple(sorted(groups_of_node(world, node.id))),
         roots=tuple(successors(world)),
         approvals=operators.latest(world),
+        nats_port=nats_port(world, node.ring),
     )
 
 

@@ -11,16 +11,17 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bus.caller import Caller
 from bus.journal import Follower, Head, cosign
 from bus.journal.errors import Diverged, Forked, RolledBack, StaleEpoch
 from bus.journal.snapshot import SNAPSHOT_EVERY
 from bus.messages import Command, Reply
+from bus.moving import LINGER_S, go_over
+from bus.over_zmq import ZmqTransport
 from bus.speaker import Speaker
 from bus.timing import TimeTeller
-from bus.transport import Transport
 from compartments.beacons import BEACON_S, BEACON_TTL_MS, OwnBeacon, ParentBeacon
 from compartments.copies import Copied
 from compartments.facts import FACTS
@@ -37,8 +38,11 @@ from keys.keyring import Keyring
 from keys.nats_claims import subjects_of
 from keys.trust import TrustSet
 from ring0.offspring import Offspring, channel_of
-from supervision.hub_service import SOCKET, close_quietly, connect
+from supervision.hub_service import close_quietly, connect, socket_of
 from supervision.init_link import InitLink
+
+if TYPE_CHECKING:
+    from bus.over_nats.participant import NatsTransport
 
 FOLLOWED: Final = "followed.db"
 KEPT: Final = ("hands", "daemon")
@@ -46,6 +50,7 @@ AGAIN_S: Final = 0.05
 AGAIN_MAX_S: Final = 5.0
 HEALTHY_S: Final = 10.0
 FOLLOW_S: Final = 1.0
+LOOK_S: Final = 0.2
 WITNESS_AGAIN_S: Final = 5.0
 
 
@@ -58,7 +63,8 @@ class Child:
         keyring, trust, node, grant, now: Our own: to speak on the child's channel.
         control: Path of the node's init's supervisor socket.
         beacon: Makes what the node is told each second; None: nothing yet.
-        over_nats: Whether the cloud's bus is NATS.
+        over_nats: Returns whether the cloud's bus should be NATS now.
+        moved: Called when we reach the node over another bus than before.
     """
 
     def __init__(
@@ -73,7 +79,8 @@ class Child:
         now: Callable[[], int],
         control: Path,
         beacon: Callable[[], Awaitable[Beacon | None]],
-        over_nats: bool,
+        over_nats: Callable[[], bool],
+        moved: Callable[[], None],
     ) -> None:
         self.node = offspring.node
         self.control = control
@@ -81,9 +88,13 @@ class Child:
         self._home, self._offspring, self._keyring, self._trust = home, offspring, keyring, trust
         self._us, self._grant, self._now = node, grant, now
         self._log = log.get("child")
-        self._over_nats, self._beacon_now = over_nats, beacon
-        self._transport: Transport | None = None
+        self._wanted, self._moved_over, self._beacon_now = over_nats, moved, beacon
+        # A node that has not heard yet of a move is reached where it still is.
+        wanted = over_nats()
+        self.over_nats = wanted if self._socket(wanted).exists() or not self._socket(not wanted).exists() else not wanted
+        self._transport: ZmqTransport | NatsTransport | None = None
         self._caller: Caller | None = None
+        self._teller: TimeTeller | None = None
         self._witnessed_s = 0.0
         self._agreed = 0
         self._behind = False
@@ -105,6 +116,7 @@ class Child:
                 group.create_task(self._forever("services", self._keep_services))
                 group.create_task(self._forever("journal", self._follow))
                 group.create_task(self._forever("beacon", self._tell_beacons))
+                group.create_task(self._forever("bus", self._follow_bus))
         finally:
             if self._transport is not None:
                 await close_quietly(self._transport)
@@ -157,7 +169,7 @@ class Child:
     async def caller(self) -> Caller:
         """Return our voice on the child's channel."""
         if self._caller is None:
-            self._transport = self._connect(self._home / "nodes" / self.node / "state" / SOCKET)
+            self._transport = self._connect(self.over_nats)
             speaker = Speaker(
                 cloud=self._keyring.cloud,
                 channel=channel_of(self.node),
@@ -168,12 +180,33 @@ class Child:
                 daemon=True,
             )
             self._caller = Caller(self._transport, speaker, self._trust, responder=self.node, ring=1)
-            await TimeTeller(self._transport, speaker, self._trust, self.node, self._now).start()
+            self._teller = TimeTeller(self._transport, speaker, self._trust, self.node, self._now)
+            await self._teller.start()
         return self._caller
 
-    def _connect(self, endpoint: Path) -> Transport:
+    def _socket(self, over_nats: bool) -> Path:
+        return self._home / "nodes" / self.node / "state" / socket_of(over_nats)
+
+    async def _follow_bus(self) -> None:
+        """Go over to the other bus, when it is wanted and the node answers there."""
+        caller = await self.caller()
+        while True:
+            if (wanted := self._wanted()) != self.over_nats and self._socket(wanted).exists():
+                old, self._transport = self._transport, await go_over(caller, self._connect(wanted))
+                self.over_nats = wanted
+                if self._teller is not None:
+                    self._teller.transport = self._transport
+                self._log.info("child.moved", node=self.node, over_nats=wanted)
+                self._moved_over()
+                await asyncio.sleep(LINGER_S)
+                if old is not None:
+                    await close_quietly(old)
+            await asyncio.sleep(LOOK_S)
+
+    def _connect(self, over_nats: bool) -> ZmqTransport | NatsTransport:
+        endpoint = self._socket(over_nats)
         theirs, ours = self._offspring.keyring, self._keyring
-        if not self._over_nats:
+        if not over_nats:
             return connect(str(endpoint), theirs.hub.public.hex(), ours.curve.public, ours.curve.secret)
         from supervision import nats_service  # brings the client library and certificates
 

@@ -32,6 +32,7 @@ from enjin.host import read_bounded
 from keys.keyring import Keyring
 from keys.trust import TrustSet
 from ring0.admitting import Admitting
+from ring0.buses import UNSAID, nats_port
 from ring0.caring import Caring
 from ring0.enrolling import Enrolling
 from ring0.foundation import CHANNEL, Foundation, Trust, read_foundation, read_own_charter
@@ -40,7 +41,8 @@ from ring0.launch import DAEMON_SOCKET, ports
 from ring0.offspring import channel_of
 from ring0.services import SERVICES
 from ring0.uids import BLOCKS
-from supervision.hub_service import SOCKET, bus_service, close_quietly
+from supervision.bus_keeper import BusKeeper
+from supervision.hub_service import bus_service, close_quietly, socket_of
 from supervision.init_link import InitLink
 
 HANDS_CHANNEL: Final = 3
@@ -70,7 +72,12 @@ class Ring0:
             locate=lambda world, name: graph.locate(world, name) if world.count(Cloud) else "cloud",
             groups=lambda world: groups_of_node(world, foundation.node),
         )
-        self.hub = bus_service(home, home / "ring0" / "hub", self.keyring, sys.executable, channel=CHANNEL, port=foundation.nats_port(0))
+        self.bus = BusKeeper(
+            self.domain,
+            lambda port: bus_service(home, home / "ring0" / "hub", self.keyring, sys.executable, channel=CHANNEL, port=port),
+            lambda: foundation.nats_port(0) if (port := nats_port(self.domain.world, 0)) == UNSAID else port,
+            lambda: self._publish(),
+        )
         self._believed = (0, 0, 1)
         self._believe()
         if self.keyring.issuer is None:
@@ -82,9 +89,7 @@ class Ring0:
     async def run(self, ending: asyncio.Event) -> None:
         """Serve until *ending* is set."""
         init = await InitLink.connect(self.home / DAEMON_SOCKET)
-        self.hub.admit(self.trust, self.domain.journal.now())
-        await self.hub.start(init)
-        transport = self.hub.connect()
+        transport = await self.bus.start(init)
         if not self.domain.world.count(Cloud):
             await self.domain.wish(self._genesis(), reason="genesis")
         await self.domain.serve(transport)
@@ -95,7 +100,7 @@ class Ring0:
         try:
             async with asyncio.TaskGroup() as group:
                 ours = (self.domain.beacons(), self.domain.attend(), _init_lives(init))
-                works = (*ours, door.serve(), self.caring.run(), self.enrolling.run(), self.hub.run())
+                works = (*ours, door.serve(), self.caring.run(), self.enrolling.run(), self.bus.run())
                 tasks = [group.create_task(work) for work in works]
                 daemon.notify("READY=1")
                 self.log.info("daemon.started", number=self.domain.journal.head.number)
@@ -104,7 +109,7 @@ class Ring0:
                     task.cancel()
         finally:
             await door.close()
-            await close_quietly(transport)
+            await close_quietly(self.domain.transport or transport)
             await self.domain.close()
             init.close()
 
@@ -113,7 +118,7 @@ class Ring0:
         if self.caring is not None:
             self.caring.poke()
         self.enrolling.poke()
-        self.hub.admit(self.trust, self.domain.journal.now())
+        self.bus.admit()
         if news:
             self._publish()
 
@@ -154,15 +159,15 @@ class Ring0:
         foundation, listening = self.foundation, ports(self.foundation)
         domains = [
             Reach(
-                domain=CHANNEL, ring=0, decider=foundation.node, hub=SOCKET, hub_key=self.keyring.hub.public.hex(),
-                api=f"http://127.0.0.1:{listening['api0']}", **self._nats_reach(self.keyring, CHANNEL),
+                domain=CHANNEL, ring=0, decider=foundation.node, hub=socket_of(self.bus.port > 0), hub_key=self.keyring.hub.public.hex(),
+                api=f"http://127.0.0.1:{listening['api0']}", **self._nats_reach(self.bus.port > 0, self.keyring, CHANNEL),
             )
         ]  # fmt: skip
-        for node, hub_key in self.caring.reachable() if self.caring is not None else ():
+        for node, hub_key, over_nats in self.caring.reachable() if self.caring is not None else ():
             domains.append(
                 Reach(
-                    domain=node, ring=1, decider=node, hub=f"nodes/{node}/state/{SOCKET}", hub_key=hub_key,
-                    api=f"http://127.0.0.1:{listening['api1']}", **self._nats_reach(self._keyring_of(node), channel_of(node)),
+                    domain=node, ring=1, decider=node, hub=f"nodes/{node}/state/{socket_of(over_nats)}", hub_key=hub_key,
+                    api=f"http://127.0.0.1:{listening['api1']}", **self._nats_reach(over_nats, self._keyring_of(node), channel_of(node)),
                 )
             )  # fmt: skip
         endpoints = {
@@ -187,9 +192,9 @@ class Ring0:
     def _keyring_of(self, node: str) -> Keyring:
         return self.caring.offspring(node).keyring if self.caring is not None else self.keyring
 
-    def _nats_reach(self, decider: Keyring, channel: str) -> dict[str, Any]:
-        """Return what a client needs beside the socket where the bus is NATS."""
-        if self.foundation.bus != "nats":
+    def _nats_reach(self, over_nats: bool, decider: Keyring, channel: str) -> dict[str, Any]:
+        """Return what a client needs beside the socket over NATS."""
+        if not over_nats:
             return {}
         from supervision.nats_service import certificate, tokens
 

@@ -34,6 +34,7 @@ from keys.root import check_threshold, cloud_id
 from keys.shares import Ask, BadShare, OpenedRoot, Share, WrongPassphrase, open_root, read_share, shares_in, write_together
 from keys.signing import Signer
 from keys.trust import TrustSet
+from ring0.buses import port_after
 
 FILE: Final = "foundation.json"
 DAY_US: Final = 86_400_000_000
@@ -73,7 +74,7 @@ class Foundation(msgspec.Struct, frozen=True, kw_only=True):
 
     def nats_port(self, ring: int) -> int:
         """Return where on loopback the NATS server of *ring*'s decider listens; 0 when the bus is ZeroMQ."""
-        return self.port_base + 10 + ring if self.bus == "nats" else 0
+        return port_after(self.port_base, ring) if self.bus == "nats" else 0
 
     @property
     def tag(self) -> str:

@@ -169,7 +169,7 @@ def check_bus(config: Config, foundation: Foundation | None) -> None:
     if config.bus != "nats":
         return
     if foundation is not None and foundation.bus != "nats":
-        raise ConfigError(f"this cloud was founded with the bus {foundation.bus}, not nats", hint="`enjin down --destroy` first")
+        raise ConfigError(f"the bus of this cloud is {foundation.bus}, not nats", hint="`enjin bus migrate nats` moves it while it runs")
     require_client()
     find_server()
 

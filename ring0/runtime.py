@@ -76,6 +76,32 @@ def ensure_runtime(home: Path, bus: str = "zmq", *, shared_journal: bool = False
     return target
 
 
+def extend_runtime(target: Path, bus: str) -> None:
+    """Add to the runtime copy *target*, which is in use, what *bus* needs beside what is there; changes nothing that is there.
+
+    Raises:
+        NoDistribution: A dependency is not installed.
+        ServerRefused: The bus is NATS, and there is no nats-server that may serve.
+    """
+    if bus != "nats":
+        return
+    server = find_server()
+    packages = target / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    previous = os.umask(0o022)
+    try:
+        for one in _distributions(NATS):
+            if not any((packages / file).exists() for file in one.files or () if file.name == "METADATA"):
+                _copy_distribution(one, packages)
+        if not (program := target / "bin" / PROGRAM).exists():
+            fresh = program.with_name(f".{PROGRAM}.{random_bytes(4).hex()}")
+            shutil.copy(server, fresh)
+            failpoint("runtime.server.rename")
+            os.rename(fresh, program)
+        _open_to_all(target)
+    finally:
+        os.umask(previous)
+
+
 def _link_system_python(environment: Path) -> None:
     """Point the interpreter at the system's: the one on PATH may live where other uids cannot go."""
     for name in ("python", "python3"):

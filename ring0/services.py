@@ -12,6 +12,7 @@ from ring0 import (
     accounts,
     addresses,
     approvals,
+    buses,
     charters,
     compartments,
     daemons,
@@ -29,4 +30,5 @@ from ring0 import (
 SERVICES: Final = (
     genesis.TABLE, compartments.TABLE, tiers.TABLE, addresses.TABLE, nodes.TABLE, keys.TABLE, enrolling.TABLE,
     accounts.TABLE, charters.TABLE, graph.TABLE, daemons.TABLE, roots.TABLE, approvals.TABLE, inviting.TABLE, joining.TABLE,
+    buses.TABLE,
 )  # fmt: skip

@@ -43,6 +43,7 @@ from ring1.renewing import Renewing
 from ring1.routing import Router
 from ring1.services import SERVICES
 from ring1.specs import Ground
+from supervision.bus_keeper import BusKeeper
 from supervision.hub_service import bus_service, close_quietly
 from supervision.init_link import InitLink
 
@@ -99,14 +100,18 @@ class Ring1:
         self.domain.observers[beacons.ParentBeacon.KIND] = self.gate.heard
         self.renewing = Renewing(self.domain)
         self.renewing.take()
-        self.hub = bus_service(
-            self.home,
-            self.home / "ring1" / "hub",
-            self.keyring,
-            f"{identity.runtime}/bin/python",
-            channel=channel,
-            port=identity.nats_port,
+        python = f"{identity.runtime}/bin/python"
+        self.bus = BusKeeper(
+            self.domain,
+            lambda port: bus_service(self.home, self.home / "ring1" / "hub", self.keyring, python, channel=channel, port=port),
+            self._nats_port,
+            lambda: None,
         )
+
+    def _nats_port(self) -> int:
+        """Return where our NATS server should listen, as the charter in force says; 0: the bus is ZeroMQ."""
+        charter = in_force(self.domain.world)
+        return self.identity.nats_port if charter is None or charter.nats_port < 0 else charter.nats_port
 
     def running(self) -> dict[str, Any]:
         """Return what hands last said of each node."""
@@ -132,15 +137,14 @@ class Ring1:
         """Serve until *ending* is set."""
         identity, domain = self.identity, self.domain
         init = await InitLink.connect(self.home / INIT_SOCKET)
-        self.hub.admit(self.trust, domain.journal.now())
-        await self.hub.start(init)
-        transport = self.hub.connect()
+        transport = await self.bus.start(init)
         timing = TimeAsker(transport, domain.speaker, self.trust, identity.parent, domain.clock)
+        self.bus.users.append(timing)
         if not domain.clock.learnt and await timing.ask():  # before the first entry: the wall clock may be ahead, and time never runs back
             domain.dispatcher.begin()
         await self._receive_charter()
         self._believe()
-        self.hub.admit(self.trust, domain.journal.now())
+        self.bus.admit()
         router = Router(self._router_settings())
         self.agents = agents = Agents(domain, self.keyring, identity, init, self.home, self._poke)
         ground = self._ground(router)
@@ -153,7 +157,7 @@ class Ring1:
         door = DomainDoor(domain, await init.take("listener:api1"), name="ring 1", blobs=blobs)
         try:
             async with asyncio.TaskGroup() as group:
-                own = (domain.beacons(), timing.run(), door.serve(), self.acting.run(), self.hub.run())
+                own = (domain.beacons(), timing.run(), door.serve(), self.acting.run(), self.bus.run())
                 works = (*own, self.renewing.run(agents), self._watch_init(init), self._prune_blobs(blobs))
                 tasks = [group.create_task(work) for work in works]
                 daemon.notify("READY=1")
@@ -164,7 +168,7 @@ class Ring1:
         finally:
             await door.close()
             await agents.close()
-            await close_quietly(transport)
+            await close_quietly(domain.transport or transport)
             await domain.close()
             init.close()
 
@@ -234,7 +238,7 @@ class Ring1:
         self.renewing.poke()
         if self.agents is not None:
             self.agents.inform()
-        self.hub.admit(self.trust, self.domain.journal.now())
+        self.bus.admit()
 
     def _believe(self) -> None:
         """Believe none of the keys that the charter in force revokes; the grants in it are the journal's."""

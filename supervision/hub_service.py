@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 SOCKET: Final = "bus/bus.sock"
 SERVICE: Final = "hub"
+NATS_SOCKET: Final = "bus/nats.sock"
+NATS_SERVICE: Final = "nats"
+NAMES: Final = (SERVICE, NATS_SERVICE)
 
 
 class HubService:
@@ -39,6 +42,8 @@ class HubService:
         keyring: The daemon's keys: the hub's own pair and the daemon's.
         python: The runtime copy's interpreter.
     """
+
+    name = SERVICE
 
     def __init__(self, home: Path, directory: Path, keyring: Keyring, python: str) -> None:
         self.endpoint = home / SOCKET
@@ -94,6 +99,11 @@ def connect(endpoint: str, hub_key: str, public: bytes, secret: bytes) -> ZmqTra
     return ZmqTransport.connect(
         endpoint, server_key=curve_text(bytes.fromhex(hub_key)), public_key=curve_text(public), secret_key=curve_text(secret)
     )
+
+
+def socket_of(over_nats: bool) -> str:
+    """Return where a broker listens below its decider's state directory."""
+    return NATS_SOCKET if over_nats else SOCKET
 
 
 async def close_quietly(transport: Transport) -> None:

@@ -32,10 +32,9 @@ from keys.keyring import Keyring
 from keys.nats_claims import Subjects, subjects_of, user_token
 from keys.nats_keys import Kind, UserKey, public_text
 from keys.trust import TrustSet
+from supervision.hub_service import NATS_SERVICE, NATS_SOCKET
 from supervision.init_link import InitLink
 
-SOCKET: Final = "bus/bus.sock"
-SERVICE: Final = "hub"
 LEAF_S: Final = 400 * 86_400  # made anew at each start of the daemon; the server reads it at each of its own
 ISSUED_S: Final = 1
 LOOK_S: Final = 5.0
@@ -54,8 +53,10 @@ class NatsService:
         port: Where on loopback the server listens.
     """
 
+    name = NATS_SERVICE
+
     def __init__(self, home: Path, directory: Path, keyring: Keyring, python: str, *, channel: str, port: int) -> None:
-        self.endpoint = home / SOCKET
+        self.endpoint = home / NATS_SOCKET
         self._directory, self._keyring, self._python, self._channel = directory, keyring, python, channel
         self._log = log.get("nats")
         self._server = Server("s0", directory, "127.0.0.1", port, channels=(channel,))
@@ -80,7 +81,7 @@ class NatsService:
     def service(self) -> dict[str, Any]:
         """Return the server as init runs it: under the daemon's own uid, restarted by init, its whole process group with it."""
         return {
-            "name": SERVICE,
+            "name": NATS_SERVICE,
             "generation": 1,
             "argv": [self._python, "-I", "-m", "bus.over_nats", "--config", str(self._directory / "config.json")],
             "env": {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from bus.messages import Fact
 from compartments.row import CompartmentKind
 from compartments.rows import Cloud, Compartment, Containment, Counter, Endpoint, NodeTier, Tier
@@ -35,6 +37,17 @@ class CloudFounded(Fact, kind="cloud.founded", kw_only=True):
                 uid_blocks=self.uid_blocks,
             )
         )
+
+
+class BusMoved(Fact, kind="cloud.bus_moved"):
+    """The cloud's messages travel over *bus* (``zmq`` or ``nats``) from now on."""
+
+    cloud: str
+    bus: str
+
+    def apply(self, world: World) -> None:
+        """Change the cloud's row."""
+        world.put(msgspec.structs.replace(world.need(Cloud, self.cloud), bus=self.bus))
 
 
 class EndpointSet(Fact, kind="endpoint.set", kw_only=True):
@@ -155,6 +168,6 @@ def epoch_counter(tier: str, group: str) -> str:
 
 
 FACTS: Final = (
-    CloudFounded, EndpointSet, CompartmentCreated, CompartmentContained, CompartmentParted, TierCreated, TierAssigned, TierUnassigned,
-    NodePromoted,
+    CloudFounded, BusMoved, EndpointSet, CompartmentCreated, CompartmentContained, CompartmentParted, TierCreated, TierAssigned,
+    TierUnassigned, NodePromoted,
 )  # fmt: skip

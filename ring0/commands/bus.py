@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from enjin.host import monotonic_s
-from enjin.output import json_option, print_json, print_rows, rfc3339
+from enjin.output import json_option, print_json, print_rows, reason_option, rfc3339, say
 from ring0.commands.client import run
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def bus() -> None:
     Examples:
       enjin bus tail --ring 1 --kind command
       enjin bus bench
+      enjin bus migrate nats
     """
 
 
@@ -114,3 +115,19 @@ async def _timed(session: Session, ring: int) -> float:
     began = monotonic_s()
     await session.head(ring, 5.0)
     return 1000 * (monotonic_s() - began)
+
+
+@bus.command("migrate")
+@click.argument("to", type=click.Choice(["nats", "zmq"]))
+@reason_option
+@json_option
+def migrate(to: Any, reason: str, as_json: bool) -> None:
+    """Move the running cloud's messages to another bus: NATS or ZeroMQ. Nothing is started again, and no command is refused."""
+    from enjin import config as configuration
+    from ring0.migrating import migrate as move
+
+    found = move(configuration.load({}), to, reason)
+    if as_json:
+        print_json({"schema": 1, "bus": found.bus, "changed": found.changed, "seconds": round(found.seconds, 3)})
+    else:
+        say(f"the cloud is over {found.bus}" + (f" after {found.seconds:.1f} s" if found.changed else " already"))

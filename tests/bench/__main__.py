@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 
 from tests import cloud as clouds
-from tests.bench import asking, command, jail, journal, memory, opening, push, recovery, revoking, roll_call, router, start, up
+from tests.bench import asking, bus_move, command, jail, journal, memory, opening, push, recovery, revoking, roll_call, router, start, up
 from tests.bench.figures import FIGURES, Row, render_json, render_table
 
 Measure = Callable[[clouds.Cloud], list[Row]]
@@ -33,6 +33,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], Measure]] = {
     ),
     "revoke": (("revoke_p50_ms", "revoke_p99_ms"), revoking.measure),
     "hub": (("hub_restart_s",), roll_call.hub_restart),
+    "bus_move": (("bus_move_pause_s",), bus_move.measure),
     "ask": (("ask_1000_s",), asking.thousand),
     "ask_many": (("ask_10000_s",), asking.ten_thousand),
     "reconnect": (("reconnect_1000_s",), asking.reconnected),

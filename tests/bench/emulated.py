@@ -32,7 +32,7 @@ from keys.nats_keys import NatsAuthority, UserKey
 from tests.bus.parties import CHANNEL, START, Cloud, Party, seed
 
 EVERYTHING = Subjects((">",), (">",))
-AT_ONCE = 100
+AT_ONCE = 32
 STACK_BYTES = 1 << 20
 SOCKETS_MAX = 1 << 16
 

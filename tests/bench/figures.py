@@ -55,6 +55,7 @@ FIGURES: dict[str, Figure] = {
         Figure("revoke_p99_ms", "ms", 1000),
         Figure("hub_restart_s", "s", 2),
         Figure("reconnect_1000_s", "s", 10),
+        Figure("bus_move_pause_s", "s", 2),
         Figure("journal_single_per_s", "/s", 3000, "higher"),
         Figure("journal_group_per_s", "/s", 30_000, "higher"),
         Figure("replay_per_s", "/s", 50_000, "higher"),

@@ -27,6 +27,7 @@ from ring0 import charters, roots
 from ring0.accounts import CloseAccount, CreateAccount, CreateToken, RevokeToken
 from ring0.addresses import AssignAddress, CreateNetwork, DelegateBlock, ReleaseAddress
 from ring0.approvals import RequireApprovals
+from ring0.buses import MoveBus
 from ring0.charters import IssueCharter
 from ring0.compartments import ContainCompartment, CreateCompartment, PartCompartment
 from ring0.enrolling import RequestKey
@@ -164,6 +165,7 @@ def examples() -> Iterator[tuple[World, Command, Moment]]:
         CreateCompartment(name="tenant-a"),
         ContainCompartment(compartment="feed", child="ring1"),
         PartCompartment(compartment="feed", child="rack"),
+        MoveBus(bus="nats"),
         CreateTier(name="mail", summary="sends mail"),
         AssignTier(tier="web", node="ring1"),
         UnassignTier(tier="pawn", node="ring1"),

@@ -51,7 +51,7 @@ class Domain:
         """Return how *who* logs in: with the token that the directory would carry."""
         key = self.person.nats if who == "person" else self.decider.nats
         token = tokens(self.decider, CHANNEL, self.grants.values())[key.text]
-        return Login((f"{UNIX}{home / 'bus/bus.sock'}",), certificate(self.decider), key, lambda: token)
+        return Login((f"{UNIX}{home / 'bus/nats.sock'}",), certificate(self.decider), key, lambda: token)
 
 
 def grant_of(cloud: str, keyring: Keyring, **fields: object) -> Grant:
@@ -201,7 +201,7 @@ async def test_revocations_outlive_the_server(service: NatsService, home: Path, 
 
 def server_of(process: subprocess.Popen[bytes], home: Path) -> int:
     """Return the pid of the nats-server below *process*, once it serves: before, it may be the one that was asked for its version."""
-    wait_for(lambda: (home / "bus/bus.sock").exists(), 10, "the socket")
+    wait_for(lambda: (home / "bus/nats.sock").exists(), 10, "the socket")
     return wait_for(
         lambda: next((one.pid for one in process_table().values() if one.parent == process.pid and "nats-server" in one.line), 0), 10, "it"
     )
@@ -214,7 +214,7 @@ def test_told_to_end_both_end(service: NatsService, home: Path) -> None:
         process.terminate()
         assert process.wait(10) == 0
         assert server not in process_table()
-        assert not (home / "bus/bus.sock").exists()
+        assert not (home / "bus/nats.sock").exists()
 
 
 def test_a_server_that_ends_ends_the_service(service: NatsService, home: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_service_that_cannot_serve_says_why_in_one_line(service: NatsService, 
             config.unlink()
         elif spoil == "busy":
             other = stack.enter_context(running(service))
-            wait_for(lambda: (home / "bus/bus.sock").exists(), 10, "the socket")
+            wait_for(lambda: (home / "bus/nats.sock").exists(), 10, "the socket")
             assert other.poll() is None
         else:
             config.write_bytes(b"{" if spoil == "no JSON" else b'{"x": 1}')
