@@ -17,6 +17,8 @@ from ring0.buses import MoveBus
 from ring0.launch import read_hands_settings
 from ring0.runtime import extend_runtime
 from ring0.tiers import CreateTier
+from ring1.processes import Scale
+from tests.bus.waiting import until
 from tests.cloud import ROOT
 from tests.e2e.clouds import BACK_S, Raised, raised, wait_for
 from tests.places import free_port_base, temporary_home
@@ -36,19 +38,29 @@ def moving() -> Iterator[Raised]:
 
 
 class Load:
-    """One session of an operator that wants one thing after the other, without a pause."""
+    """One session of an operator that wants one thing after the other of both rings, without a pause."""
 
     def __init__(self, word: str) -> None:
-        self.word, self.ending, self.wanted = word, asyncio.Event(), 0
-        self.transports: set[type] = set()
+        self.word, self.ending = word, asyncio.Event()
+        self.wanted = dict.fromkeys(RINGS, 0)
+        self.transports: dict[int, set[type]] = {ring: set() for ring in RINGS}
 
     async def run(self, cloud: Raised) -> None:
         """Go on until told to end; what is refused raises."""
-        async with await Session.open(cloud.config) as session:
-            while not self.ending.is_set():
-                await session.command(0, CreateTier(name=f"{self.word}-{self.wanted}"))
-                self.wanted += 1
-                self.transports.add(type(session.caller(0).transport))
+        async with await Session.open(cloud.config) as session, asyncio.TaskGroup() as group:
+            for ring in RINGS:
+                group.create_task(self._want(session, ring))
+
+    async def _want(self, session: Session, ring: int) -> None:
+        while not self.ending.is_set():
+            wish = CreateTier(name=f"{self.word}-{self.wanted[0]}") if ring == 0 else Scale(app="hello", processes={"web": 1})
+            await session.command(ring, wish)
+            self.wanted[ring] += 1
+            self.transports[ring].add(type(session.caller(ring).transport))
+
+    def have(self, transport: type) -> bool:
+        """Whether both rings were asked over *transport*."""
+        return all(transport in seen for seen in self.transports.values())
 
 
 async def move_under_load(cloud: Raised, bus: str) -> Load:
@@ -57,19 +69,15 @@ async def move_under_load(cloud: Raised, bus: str) -> Load:
     task = asyncio.ensure_future(load.run(cloud))
 
     async def more(count: int) -> None:
-        goal = load.wanted + count
-        async with asyncio.timeout(BACK_S):
-            while load.wanted < goal and not task.done():
-                await asyncio.sleep(0.01)
+        goals = {ring: wanted + count for ring, wanted in load.wanted.items()}
+        await until(lambda: task.done() or all(load.wanted[ring] >= goal for ring, goal in goals.items()), "more commands", BACK_S)
 
     try:
         await more(20)
         told = await asyncio.to_thread(cloud.json, "bus", "migrate", bus)
         assert (told["bus"], told["changed"]) == (bus, True)
         expected = NatsTransport if bus == "nats" else ZmqTransport
-        async with asyncio.timeout(BACK_S):
-            while expected not in load.transports and not task.done():
-                await asyncio.sleep(0.01)
+        await until(lambda: task.done() or load.have(expected), "the load goes over", BACK_S)
         await more(20)
     finally:
         load.ending.set()
@@ -100,12 +108,13 @@ def test_a_live_cloud_moves_and_refuses_nothing(moving: Raised, bus: str, transp
     """Every command is granted and takes effect once; the daemons are the same; the old brokers end; an app answers all along."""
     daemons = [moving.service(ring, "daemon") for ring in RINGS]
     load = asyncio.run(move_under_load(moving, bus))
-    assert len(load.transports) == 2
+    assert load.have(NatsTransport)
+    assert load.have(ZmqTransport)
     assert {transport} == asyncio.run(reached_over(moving))
     wait_for(lambda: brokers(moving) == only(bus), BACK_S, "the brokers")
     assert daemons == [moving.service(ring, "daemon") for ring in RINGS]
     names = sorted(tier["name"] for tier in moving.json("tier", "list") if tier["name"].startswith(f"{bus}-"))
-    assert sorted(f"{bus}-{number}" for number in range(load.wanted)) == names
+    assert sorted(f"{bus}-{number}" for number in range(load.wanted[0])) == names
     assert moving.answers("hello", moving.place)
     again = moving.json("bus", "migrate", bus)
     assert again["changed"] is False
