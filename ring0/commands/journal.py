@@ -10,6 +10,7 @@ import click
 
 from enjin import config as configuration
 from enjin.errors import ConfigError, Conflict
+from enjin.failpoints import failpoint
 from enjin.output import json_option, print_json, say
 
 if TYPE_CHECKING:
@@ -116,5 +117,6 @@ def move(home: Path, foundation: Foundation, url: str) -> dict[str, Any]:
             for file in path.parent.glob(f"{path.name}*"):
                 os.chown(file, owner.st_uid, owner.st_gid)
     write_foundation(home, msgspec.structs.replace(foundation, journal=url))
+    failpoint("journal.moved.rename")
     os.rename(path, path.with_name(MOVED))
     return {"place": place(url), "entries": done.entries, "copied": done.copied}
