@@ -164,6 +164,7 @@ class Gate:
             "standing": standing.value,
             "why": watch.alarm or why(standing),
             "parent": self._parent,
+            "grant": self.own,
             "heard": watch.heard,
             "age_ms": max(0, now - watch.heard) // 1000,
             "head": watch.held.version if watch.held is not None else 0,

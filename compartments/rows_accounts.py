@@ -60,7 +60,10 @@ class Token(Row):
 
 
 class Grant(Row):
-    """A grant that was made: ``id`` is its hash, ``key`` the message key's id, ``frame`` the signed bytes as base64url."""
+    """A grant that was made: ``id`` is its hash, ``key`` the message key's id, ``frame`` the signed bytes as base64url.
+
+    ``replaced`` is when its holder was to get another key; 0: never.
+    """
 
     INDEX = ("key", "subject")
 
@@ -74,6 +77,7 @@ class Grant(Row):
     expiry: int
     frame: str = ""
     created: int = 0
+    replaced: int = 0
 
 
 class KeyRequest(Row):

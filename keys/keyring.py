@@ -47,6 +47,7 @@ class Purpose(enum.StrEnum):
 
 NODE_SEED: Final = "node.seed"
 ISSUER_SEED: Final = "issuer.seed"
+GENERATIONS_MAX: Final = 1_000
 
 
 def create_seed(path: Path, owner: int | None = None) -> bytes:
@@ -123,7 +124,18 @@ class Keyring:
         self.nats = UserKey(subkey(seed, cloud, Purpose.NATS, generation))
         self.tls_seed = subkey(seed, cloud, Purpose.TLS, generation)
         self.issuer = None if issuer_seed is None else Signer.from_seed(subkey(issuer_seed, cloud, Purpose.ISSUE, generation))
-        self._issuer_seed = issuer_seed
+        self._seed, self._issuer_seed = seed, issuer_seed
+
+    def message_of(self, generation: int) -> Signer:
+        """Return the key for messages of *generation*, 1 or more: a replaced one is followed by the next."""
+        return Signer.from_seed(subkey(self._seed, self.cloud, Purpose.MESSAGE, generation))
+
+    def generation(self, public: str) -> int:
+        """Return of which generation the key for messages with public half *public* (hex) is. Raises: BadKeyFile: it is none of ours."""
+        for generation in range(1, GENERATIONS_MAX):
+            if self.message_of(generation).public.hex() == public:
+                return generation
+        raise BadKeyFile("a grant of ours names a key that does not come from our seed")
 
     def nats_authority(self) -> NatsAuthority:
         """Return the keys with which tokens of the NATS bus are minted; only an issuer has them."""

@@ -29,7 +29,7 @@ from ring0.beacons import beacon_for
 from ring0.buses import UNSAID, nats_port
 from ring0.children import FOLLOWED, Child
 from ring0.foundation import Foundation
-from ring0.keys import EnrollKey
+from ring0.keys import EnrollKey, generation
 from ring0.launch import ports, read_build_settings
 from ring0.nodes import ReportNode
 from ring0.offspring import HOME_INSIDE, RUNTIME_INSIDE, TENANT_UIDS, Offspring, sign_charter
@@ -121,7 +121,8 @@ class Caring:
         if issuer is None:
             raise InvariantError("ring 0 has no issuer key")
         blocks = self._domain.world.find(AddressBlock, domain=node)
-        frame = offspring.grant(trust.grant(grant), grant, issuer, [block.ipv4 for block in blocks], self._domain.journal.now())
+        prefixes, now = [block.ipv4 for block in blocks], self._domain.journal.now()
+        frame = offspring.grant(trust.grant(grant), grant, issuer, prefixes, now, generation(self._domain.world, node))
         trust.add(frame)
         return frame
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from bus.messages import Asker, Command, Fact, Moment, Query, Question, Role, Rule
 from compartments import graph, standing
-from compartments.facts.accounts import KeyEnrolled, KeyRevoked
+from compartments.facts.accounts import KeyEnrolled, KeyReplaced, KeyRevoked
 from compartments.rows import Account, Cloud, Grant, Node, RevokedKey
 from compartments.world import World
 from enjin.canonical import from_text
@@ -71,6 +71,19 @@ class RevokeKey(Command, kind="key.revoke", kw_only=True):
     key: str
     reason: str = ""
     last: bool = False
+
+
+class NotReplaceable(Refused):
+    """The key is not one that ring 0 makes."""
+
+    code = "E-KEY-008"
+    remedy = "people replace their own with `enjin key rotate`, the root's shares replace ring 0's"
+
+
+class ReplaceKey(Command, kind="key.replace", kw_only=True):
+    """Give the ring 1 node that has this key another one; *key* is its id or the beginning of it. The old one stays until it is revoked."""
+
+    key: str
 
 
 class ListKeys(Query, kind="key.list"):
@@ -158,6 +171,27 @@ def revoke(wish: RevokeKey, world: World, at: Moment) -> Iterator[Fact]:
     yield KeyRevoked(key=key, number=number, by=at.asker.id, reason=wish.reason or at.asker.reason[:REASON_CHARACTERS_MAX], time=at.time)
 
 
+def replace(wish: ReplaceKey, world: World, at: Moment) -> Iterator[Fact]:
+    """Have a ring 1 node get another key; one that is replaced already changes nothing.
+
+    Raises:
+        NoSuchKey, AlreadyRevoked, NotReplaceable.
+    """
+    key = find_key(world, wish.key)
+    if world.get(RevokedKey, key) is not None:
+        raise AlreadyRevoked(f"key {key[:16]} was revoked before")
+    held = world.find(Grant, key=key)
+    if not any((node := world.get(Node, grant.subject)) is not None and node.ring == 1 for grant in held):
+        raise NotReplaceable(f"key {key[:16]} is no ring 1 node's")
+    if not any(grant.replaced for grant in held):
+        yield KeyReplaced(key=key, time=at.time)
+
+
+def generation(world: World, node: str) -> int:
+    """Return which key for messages *node* is to have: one more than were replaced, from 1. A revoked one has no successor."""
+    return 1 + len({grant.key for grant in world.find(Grant, subject=node) if grant.replaced})
+
+
 def find_key(world: World, text: str) -> str:
     """Return the id of the key that *text* names: the id, or its beginning (at least 8 characters). Raises: NoSuchKey."""
     known = sorted({grant.key for grant in world.all(Grant)})
@@ -206,7 +240,7 @@ def key_line(world: World, grant: Grant) -> dict[str, Any]:
         "role": Role(grant.role).name.lower(),
         "ring": grant.ring,
         "compartment": grant.compartment,
-        "state": "active" if revoked is None else "revoked",
+        "state": "revoked" if revoked is not None else "replaced" if grant.replaced else "active",
         "expires": grant.expiry,
         "revoked": 0 if revoked is None else revoked.time,
         "reason": "" if revoked is None else revoked.reason,
@@ -222,5 +256,6 @@ def show_revoked(wish: RevokeKey, world: World, _at: Moment) -> object:
 TABLE: Final = (
     Rule(EnrollKey, enroll, allow=Role.SUPERVISOR),
     Rule(RevokeKey, revoke, allow=Role.OPERATOR, result=show_revoked, urgent=True),
+    Rule(ReplaceKey, replace, allow=Role.OPERATOR),
     Question(ListKeys, list_keys, allow=Role.OPERATOR),
 )

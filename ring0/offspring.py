@@ -47,15 +47,20 @@ class Offspring:
         self.keyring = Keyring.create(self.directory, cloud, issuer=True)
         self._held: tuple[bytes, Grant] | None = None  # what lies on file
 
-    def grant(self, parent: Grant, parent_hash: str, issuer: Signer, prefixes: Iterable[str], now: int) -> bytes:
-        """Return the node's grant frame: the one on file while more than half its time is left, else a new one."""
+    def grant(self, parent: Grant, parent_hash: str, issuer: Signer, prefixes: Iterable[str], now: int, generation: int = 1) -> bytes:
+        """Return the node's grant frame: the one on file while more than half its time is left, else a new one.
+
+        *generation* says which of the node's keys for messages it names: a replaced one is followed by the next.
+        """
+        message = self.keyring.message_of(generation).public.hex()
         path = self.directory / "grant"
         if self._held is None and path.exists():
             frame = read_bounded(path, FRAME_MAX)
             self._held = frame, read_grant(open_frame(frame))
         if self._held is not None:
             held, old = self._held
-            if old.parent == parent_hash and now < (old.not_before + old.expiry) // 2 and old.prefixes == tuple(prefixes):
+            young = old.parent == parent_hash and now < (old.not_before + old.expiry) // 2
+            if young and old.prefixes == tuple(prefixes) and old.keys.message == message:
                 return held
         keys = self.keyring
         grant = Grant(
@@ -67,7 +72,7 @@ class Offspring:
             depth=parent.depth - 1,
             compartment="cloud",
             keys=PublicKeys(
-                message=keys.message.public.hex(),
+                message=message,
                 journal=keys.journal.public.hex(),
                 issue=keys.issuer.public.hex() if keys.issuer else "",
                 curve=keys.curve.public.hex(),
@@ -76,7 +81,7 @@ class Offspring:
             allowed=everything("cloud"),
             channels=(channel_of(self.node),),
             prefixes=tuple(prefixes),
-            not_before=max(now - SKEW_US, parent.not_before),
+            not_before=max(now - SKEW_US, parent.not_before, 0 if self._held is None else self._held[1].not_before + 1),
             expiry=min(now + GRANT_DAYS * DAY_US, parent.expiry),
             autonomy=min(DAY_US, parent.autonomy),
             parent=parent_hash,

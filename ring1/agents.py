@@ -190,7 +190,8 @@ class Agents:
         """Leave the agent's keys and grants with init, where every start of the agent finds them."""
         directory = self._home / "ring1" / "agents" / agent.compartment
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        keyring = Keyring(self._identity.cloud, create_seed(directory / "node.seed"))
+        generation = self._keyring.generation(self._domain.trust.grant(self._domain.grant).keys.message)  # with ours, theirs is replaced
+        keyring = Keyring(self._identity.cloud, create_seed(directory / "node.seed"), generation=generation)
         path = graph.path_text(self._domain.world, agent.compartment)
         grant = self._grant(agent, keyring, path)
         trust = self._domain.trust

@@ -15,12 +15,20 @@ from typing import Final
 from compartments.domain import Domain
 from enjin import log
 from enjin.canonical import to_text
-from enjin.errors import EnjinError, from_reply
+from enjin.errors import EnjinError, StepFailed, from_reply
+from enjin.host import monotonic_s
 from ring1.agents import Agent, Agents
 from supervision.instances import OfferGrants
 
 TELL_S: Final = 10.0
 LOOK_S: Final = 1.0
+PUBLISHED_S: Final = 5.0
+
+
+class NewKey(StepFailed):
+    """An agent has to be started anew."""
+
+    code = "E-AGT-102"
 
 
 class Renewing:
@@ -32,6 +40,7 @@ class Renewing:
 
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
+        self._seen: dict[str, float] = {}  # since when we know of each grant with another key
         self._log = log.get("renewing")
         self._moved = asyncio.Event()
         self._told: dict[str, tuple[Agent, str]] = {}
@@ -45,22 +54,38 @@ class Renewing:
         return self._domain.trust.grant_of(self._domain.place.node) or self._domain.grant
 
     def take(self) -> None:
-        """Issue and speak with the newest grant, at once: nobody hears us yet, or all have been told."""
+        """Issue and speak with the newest grant and its key, at once: nobody hears us yet, or all have been told. Raises: BadKeyFile."""
         found, domain = self.newest(), self._domain
+        grant = domain.trust.grant(found)
         if found != domain.speaker.grant:
-            self._log.info("grant.renewed", grant=found, expiry=domain.trust.grant(found).expiry)
+            signer = domain.keyring.message_of(domain.keyring.generation(grant.keys.message))
+            self._log.info("grant.renewed", grant=found, expiry=grant.expiry, key=str(signer.key_id))
+            domain.speaker.signer = signer
         domain.grant = domain.speaker.grant = found
         if domain.gate is not None:
             domain.gate.own = found
+
+    def _published(self, found: str) -> bool:
+        """Whether those who verify our answers have had the time to hear of grant *found*, where it names another key.
+
+        A key is used only after it was published: whoever asked us a moment ago still waits for an answer with the old one.
+        """
+        grant, old = self._domain.trust.grant(found), self._domain.trust.grant(self._domain.speaker.grant)
+        now = self._domain.journal.now()
+        if grant.keys.message == old.keys.message or not old.not_before <= now < old.expiry:
+            return True
+        return monotonic_s() - self._seen.setdefault(found, monotonic_s()) >= PUBLISHED_S
 
     async def run(self, agents: Agents) -> None:
         """Change whenever there is a newer one, until cancelled."""
         while True:
             self._moved.clear()
             found = self.newest()
-            self._domain.grant = found  # what we issue from now on hangs from it
-            await asyncio.gather(*(self._tell(agents, agent) for agent in agents.all() if self._told.get(agent.node) != (agent, found)))
-            self.take()
+            if self._published(found):
+                self._domain.grant = found  # what we issue from now on hangs from it
+                due = [agent for agent in agents.all() if self._told.get(agent.node) != (agent, found)]
+                await asyncio.gather(*(self._tell(agents, agent) for agent in due))
+                self.take()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._moved.wait()
@@ -68,9 +93,12 @@ class Renewing:
     async def _tell(self, agents: Agents, agent: Agent) -> None:
         """Have *agent* speak with a grant that hangs from ours; it may have run before we began, or been granted by an older one."""
         domain = self._domain
+        before = domain.trust.grant(agent.grant).keys
         try:
             if domain.trust.grant(agent.grant).parent != domain.grant:
                 await agents.give_configuration(agent, f"agent-{agent.compartment}")
+                if domain.trust.grant(agent.grant).keys != before:
+                    raise NewKey("it gets another key, which it is given at its start alone")
             if agent.caller is None:
                 return
             ours = to_text(domain.trust.frame(domain.grant))

@@ -160,6 +160,18 @@ class KeyEnrolled(Fact, kind="key.enrolled", kw_only=True):
         )
 
 
+class KeyReplaced(Fact, kind="key.replaced", kw_only=True):
+    """The holder of *key* gets another one; this one stays in force until it is revoked or its grant ends."""
+
+    key: str
+    time: int
+
+    def apply(self, world: World) -> None:
+        """Mark every grant of the key."""
+        for grant in world.find(Grant, key=self.key):
+            world.put(msgspec.structs.replace(grant, replaced=self.time))
+
+
 class KeyRevoked(Fact, kind="key.revoked", kw_only=True):
     """*key* is refused from now on; *number* counts revocations."""
 
@@ -174,4 +186,4 @@ class KeyRevoked(Fact, kind="key.revoked", kw_only=True):
         world.put(RevokedKey(key=self.key, number=self.number, time=self.time, by=self.by, reason=self.reason))
 
 
-FACTS: Final = (RoleNamed, AccountCreated, AccountClosed, TokenCreated, TokenRevoked, KeyRequested, KeyEnrolled, KeyRevoked)
+FACTS: Final = (RoleNamed, AccountCreated, AccountClosed, TokenCreated, TokenRevoked, KeyRequested, KeyEnrolled, KeyReplaced, KeyRevoked)

@@ -1,4 +1,4 @@
-"""`enjin key rotate`: your own key, replaced by a new one without a command being refused in between."""
+"""`enjin key rotate`: your own key, or every online key, replaced by a new one without a command being refused in between."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+import msgspec
 
-from enjin.errors import EnjinError, Refused
-from enjin.host import random_bytes
+from enjin.errors import EnjinError, Refused, Unreachable
+from enjin.host import monotonic_s, random_bytes
 from enjin.output import json_option, reason_option, say
 from ring0.commands.client import done, run
 from ring0.commands.granting import granted_key
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 KNOWN_S: Final = 20.0
 PROVED_S: Final = 5.0
 OVERLAP_S: Final = 10
+USED_S: Final = 60.0
+LOOK_S: Final = 0.2
 
 
 class NotProved(Refused):
@@ -30,16 +33,65 @@ class NotProved(Refused):
 
 
 @click.command("rotate")
+@click.option("--all", "everything", is_flag=True, help="First every ring 1 node's key and its agents', then yours.")
 @click.option("--overlap", type=click.IntRange(0, 3600), default=OVERLAP_S, show_default=True, help="Seconds until the old key is refused.")
 @reason_option
 @json_option
-def rotate(overlap: int, reason: str, as_json: bool) -> None:
+def rotate(everything: bool, overlap: int, reason: str, as_json: bool) -> None:
     """Replace your key by a new one: granted, proved in every ring, put into your key file, and only then the old one is revoked.
 
-    Commands that began with the old key have the time of the overlap to end.
+    Commands that began with the old key have the time of the overlap to end. With --all the keys of every ring 1 node and of its
+    agents go before, in the same way: published, used, and only then the old ones revoked. The keys that sign grants and journals stay.
     """
-    made = run(lambda session: replace_key(session, reason or "key rotated", overlap))
-    done(made, as_json, f"key {made['key'][:16]} replaces {made['old'][:16]} in {made['file']}")
+    why = reason or "key rotated"
+    nodes = run(lambda session: replace_nodes(session, why, overlap)) if everything else None
+    made = run(lambda session: replace_key(session, why, overlap))
+    for node in nodes or ():
+        say(f"node {node['name']}: key {node['key'][:16]} replaces {node['old'][:16]}")
+    told = made if nodes is None else made | {"nodes": nodes}
+    done(told, as_json, f"key {made['key'][:16]} replaces {made['old'][:16]} in {made['file']}")
+
+
+async def replace_nodes(session: Session, reason: str, overlap_s: int) -> list[dict[str, Any]]:
+    """Replace the key of every ring 1 node and its agents, then revoke the old ones. Raises: NotProved: a node does not use its new one."""
+    from ring0.keys import ListKeys, ReplaceKey, RevokeKey
+
+    found: list[dict[str, Any]] = []
+    for line in await session.query(0, ListKeys()):
+        if line["ring"] == 1 and line["state"] == "active":
+            await session.command(0, ReplaceKey(key=line["key"]), reason=reason)
+            found.append({"node": line["subject"], "name": line["name"], "old": line["key"]})
+    deadline = monotonic_s() + USED_S
+    for node in found:
+        while not (key := await _used(session, node)):
+            if monotonic_s() > deadline:
+                raise NotProved(f"node {node['name']} does not use its new key")
+            await asyncio.sleep(LOOK_S)
+        node["key"] = key
+    if found:
+        await asyncio.sleep(overlap_s)
+    for node in found:
+        await session.command(0, RevokeKey(key=node["old"], reason=reason), reason=reason)
+    return found
+
+
+async def _used(session: Session, node: dict[str, Any]) -> str:
+    """Return the new key of *node* once it answers with that; empty until then. What is published is read anew each time."""
+    from bus.session import Session as Successor
+    from compartments.beacons import ShowStanding
+    from ring0.keys import ListKeys
+
+    lines = [line for line in await session.query(0, ListKeys()) if line["subject"] == node["node"] and line["state"] == "active"]
+    async with await Successor.open(session.config) as reader:
+        reach = next((one for one in reader.directory.domains if one.domain == node["node"]), None)
+        if not lines or reach is None:
+            return ""
+        try:
+            reply = await reader.caller_of(reach).query(ShowStanding(), deadline_s=PROVED_S)
+        except Unreachable:
+            return ""
+    spoken = msgspec.json.decode(reply.result).get("grant", "") if reply.ok else ""
+    return next((str(line["key"]) for line in lines if line["grant"] == spoken and line["key"] != node["old"]), "")
 
 
 async def replace_key(session: Session, reason: str, overlap_s: int) -> dict[str, Any]:
@@ -70,7 +122,6 @@ async def replace_key(session: Session, reason: str, overlap_s: int) -> dict[str
 async def _proved(session: Session, new: OperatorKey) -> Session:
     """Return a session with *new* after every ring that answers us has answered it. Raises: NotProved."""
     from bus.session import Session as Successor
-    from enjin.host import monotonic_s
 
     successor = Successor(session.config, session.directory, new)
     deadline = monotonic_s() + KNOWN_S

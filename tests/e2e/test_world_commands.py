@@ -228,7 +228,8 @@ def test_a_second_operator_comes_and_goes(cloud: Raised) -> None:
 
 
 def test_a_key_is_rotated_and_no_command_is_refused(cloud: Raised) -> None:
-    """The new key is in the file and works in both rings, the old one is refused, and commands that were given all the while all passed."""
+    """Ring 1's key, its agents' and one's own: the new ones work in both rings, the old ones are refused, and commands that were given
+    to both rings all the while all passed."""
     label = name("carol")
     made = cloud.json("key", "create", label, "--reason", "to be rotated")
     directory = str(Path(made["file"]).parent)
@@ -237,16 +238,15 @@ def test_a_key_is_rotated_and_no_command_is_refused(cloud: Raised) -> None:
 
     def command_on() -> None:
         while not stop.is_set():
-            done = subprocess.run(
-                [ENJIN, "compartment", "create", name("rot")], env=with_key(cloud, directory), capture_output=True, text=True, check=False
-            )
-            statuses.append((done.returncode, done.stderr))
+            for words in (("compartment", "create", name("rot")), ("token", "create", name("rot"), "--ring", "1")):
+                done = subprocess.run([ENJIN, *words], env=with_key(cloud, directory), capture_output=True, text=True, check=False)
+                statuses.append((done.returncode, done.stderr))
 
     with using(cloud, directory):
         commanding = threading.Thread(target=command_on)
         commanding.start()
         try:
-            rotated = cloud.json("key", "rotate", "--overlap", "3", "--reason", "once a month")
+            rotated = cloud.json("key", "rotate", "--all", "--overlap", "3", "--reason", "once a month")
         finally:
             stop.set()
             commanding.join()
@@ -258,6 +258,9 @@ def test_a_key_is_rotated_and_no_command_is_refused(cloud: Raised) -> None:
         refused(cloud, "compartment", "list", code="E-TRU-003")
     states = {row["key"]: row["state"] for row in cloud.json("key", "list") if row["name"] == label}
     assert states == {made["key"]: "revoked", rotated["key"]: "active"}
+    (node,) = rotated["nodes"]
+    states = {row["key"]: row["state"] for row in cloud.json("key", "list") if row["ring"] == 1}
+    assert states == {node["old"]: "revoked", node["key"]: "active"}
     cloud.run("key", "revoke", rotated["key"], "--reason", "the end of the test")
 
 

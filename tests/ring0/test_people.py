@@ -18,7 +18,7 @@ from ring0 import charters
 from ring0.accounts import CloseAccount, CreateAccount, CreateToken, ListAccounts, ListTokens, RevokeToken
 from ring0.charters import IssueCharter, ListCharters
 from ring0.compartments import CreateCompartment
-from ring0.keys import EnrollKey, ListKeys, RevokeKey
+from ring0.keys import EnrollKey, ListKeys, ReplaceKey, RevokeKey, generation
 from tests.ring0.book import HOUR, KEYS, OPERATOR, RING0, START, Book, founded
 from tests.ring0.test_cloud import refused
 from tests.ring0.wishes import chartered, issue
@@ -78,6 +78,23 @@ def test_a_revoked_key_stays_revoked() -> None:
     assert (row.reason, row.by) == ("stolen", OPERATOR)
     line = next(row for row in book.answer(ListKeys()) if row["key"] == KEYS.key("second"))
     assert (line["state"], line["reason"]) == ("revoked", "stolen")
+
+
+def test_a_nodes_key_is_replaced_once_and_nobody_elses() -> None:
+    """A ring 1 node gets the next key; a person's, ring 0's, a revoked and an unknown one are refused and change nothing."""
+    book, _charter = chartered()
+    node = next(row.subject for row in book.world.all(Grant) if row.key == KEYS.key("ring1"))
+    assert generation(book.world, node) == 1
+    for word in ("operator", "ring0"):
+        refused(book, ReplaceKey(key=KEYS.key(word)), "E-KEY-008")
+    refused(book, ReplaceKey(key="0123"), "E-KEY-001")
+    for _ in range(2):
+        book.ask(ReplaceKey(key=KEYS.key("ring1")))
+    line = next(row for row in book.answer(ListKeys()) if row["key"] == KEYS.key("ring1"))
+    assert (line["state"], generation(book.world, node)) == ("replaced", 2)
+    book.ask(RevokeKey(key=KEYS.key("ring1"), reason="rotated"))
+    refused(book, ReplaceKey(key=KEYS.key("ring1")), "E-KEY-004")
+    assert generation(book.world, node) == 2
 
 
 def test_keys_that_must_not_go() -> None:

@@ -33,7 +33,7 @@ from ring0.compartments import ContainCompartment, CreateCompartment, PartCompar
 from ring0.enrolling import RequestKey
 from ring0.inviting import Invite, Uninvite
 from ring0.joining import Join, subject_of
-from ring0.keys import EnrollKey, RevokeKey
+from ring0.keys import EnrollKey, ReplaceKey, RevokeKey
 from ring0.nodes import PlaceNode, RemoveNode, ReportNode, RestartNode, StartNode, StopNode
 from ring0.roots import RotateRoot
 from ring0.services import SERVICES
@@ -182,6 +182,7 @@ def examples() -> Iterator[tuple[World, Command, Moment]]:
         ReportNode(node="ring1", generation=1, state="failed", reason="ended with status 1"),
         EnrollKey(frame=KEYS.grant(OPERATOR, "second key")),
         RevokeKey(key=KEYS.key("ring1"), reason="lost"),
+        ReplaceKey(key=KEYS.key("ring1")),
         asking("second-person"),
         CreateAccount(name="another", role="operator", compartment="cloud"),
         CloseAccount(account="someone"),
