@@ -12,7 +12,23 @@ import traceback
 from collections.abc import Callable
 
 from tests import cloud as clouds
-from tests.bench import asking, bus_move, command, jail, journal, memory, opening, push, recovery, revoking, roll_call, router, start, up
+from tests.bench import (
+    asking,
+    bus_move,
+    command,
+    jail,
+    journal,
+    memory,
+    opening,
+    push,
+    recovery,
+    revoking,
+    roll_call,
+    rotating,
+    router,
+    start,
+    up,
+)  # fmt: skip
 from tests.bench.figures import FIGURES, Row, render_json, render_table
 
 Measure = Callable[[clouds.Cloud], list[Row]]
@@ -32,6 +48,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], Measure]] = {
         journal.measure,
     ),
     "revoke": (("revoke_p50_ms", "revoke_p99_ms"), revoking.measure),
+    "rotate": (("rotate_100_s",), rotating.measure),
     "hub": (("hub_restart_s",), roll_call.hub_restart),
     "bus_move": (("bus_move_pause_s",), bus_move.measure),
     "ask": (("ask_1000_s",), asking.thousand),

@@ -53,6 +53,7 @@ FIGURES: dict[str, Figure] = {
         Figure("ask_real_10_ms", "ms", 50),
         Figure("revoke_p50_ms", "ms", 100),
         Figure("revoke_p99_ms", "ms", 1000),
+        Figure("rotate_100_s", "s", 15),
         Figure("hub_restart_s", "s", 2),
         Figure("reconnect_1000_s", "s", 10),
         Figure("bus_move_pause_s", "s", 2),

@@ -43,16 +43,16 @@ class Way:
         self.parents, self.node = parents, node
         self.transport = PipeTransport(descriptor)
         self.confirmed: dict[str, float] = {}
+        self.trust = TrustSet(parents.root)
+        for one in (PARENT, node):
+            self.trust.add(parents.people[one].frame)
         self._callers: dict[str, Caller] = {}
 
     def caller(self, who: str) -> Caller:
         """Return *who*'s way to ask the node."""
         if who not in self._callers:
-            trust = TrustSet(self.parents.root)
-            for one in (PARENT, self.node):
-                trust.add(self.parents.people[one].frame)
             speaker = self.parents.speaker(self.parents.people[who], f"ring1.{self.node}", daemon=who == PARENT)
-            self._callers[who] = Caller(self.transport, speaker, trust, responder=self.node)
+            self._callers[who] = Caller(self.transport, speaker, self.trust, responder=self.node)
         return self._callers[who]
 
     async def command(self, wish: Command, *, rid: str = "", reason: str = "", deadline_s: float = 30.0) -> Reply:

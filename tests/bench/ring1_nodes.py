@@ -15,10 +15,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bus.over_pipe import PipeTransport
 from enjin import log
+from ring1.renewing import Renewing
 from tests.cloud import ROOT
 from tests.compartments.parents import Node, Parents, Steady
 
@@ -85,16 +86,26 @@ def crowd(folder: Path, began: int, people: tuple[str, ...], total: int) -> Iter
                 ours.close()
 
 
+class NoAgents:
+    """The agents of a node that runs nothing."""
+
+    def all(self) -> list[Any]:
+        """Return none."""
+        return []
+
+
 async def serve(told: Told, ending: asyncio.Event) -> None:
     """Be these nodes until *ending*."""
-    made = []
+    made, agents = [], NoAgents()
     for node, descriptor in told.nodes.items():
         parents = everybody(told.began, told.people, 0)
         one = Node(parents, node, Path(told.folder), transport=PipeTransport(descriptor))
         for who in parents.people.values():
             one.trust.add(who.frame)
         await one.domain.serve(one.ours)
-        made.append(one)
+        renewing = Renewing(one.domain)
+        one.domain.on_change.append(renewing.poke)
+        made.append((one, asyncio.ensure_future(renewing.run(agents))))  # type: ignore[arg-type]
     print("ready", flush=True)
     await ending.wait()
 

@@ -196,8 +196,8 @@ class Node:
         self.domain = Domain(
             place=Place(node=node, domain=node, channel=self.channel, ring=1, path="cloud"),
             keyring=who.keyring, trust=self.trust, grant=who.grant, epoch=1, path=folder / node / "journal.db",
-            rows=((Rule(Touch, touch, allow=Role.OPERATOR), *rows), charters.TABLE), locate=lambda _world, _name: "cloud",
-            groups=lambda _world: frozenset(),
+            rows=((Rule(Touch, touch, allow=Role.OPERATOR), *rows), beacons.questions(lambda: self.gate), charters.TABLE),
+            locate=lambda _world, _name: "cloud", groups=lambda _world: frozenset(),
         )  # fmt: skip
         self.alarms: list[str] = []
         self.gate = self.domain.gate = beacons.Gate(
