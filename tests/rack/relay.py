@@ -6,6 +6,7 @@ An end is ``unix:PATH`` or ``tcp:ADDRESS:PORT``. Reads commands from standard in
     repeat N       send the next N chunks twice
     swap N         let the next N pairs of chunks change places
     hold           carry nothing any more, neither bytes nor ends of streams: every connection is half-open from now on
+    hold-next      the same for each connection as soon as the far side's next chunk was carried: said ``held``
     flow           connections that are made from now on are carried again; those that were held stay dead
     cut            close every connection
 
@@ -60,6 +61,9 @@ class Relay:
             self.holding = True
             for one in self.connections:
                 one.held = True
+        elif word == "hold-next":
+            for one in self.connections:
+                one.holds_next = True
         elif word == "flow":
             self.holding = False
         elif word == "cut":
@@ -75,6 +79,7 @@ class Connection:
         self.relay, self.near, self.near_out = relay, reader, writer
         self.far_out: asyncio.StreamWriter | None = None
         self.held = relay.holding
+        self.holds_next = False
         self.kept: dict[str, bytes] = {}
 
     async def run(self, to: str) -> None:
@@ -118,6 +123,10 @@ class Connection:
             if target is not None:
                 for one in self.changed(side, chunk):
                     target.write(one)
+                if self.holds_next and side == "far":
+                    await target.drain()
+                    self.held, self.holds_next = True, False
+                    say("held")
 
     def changed(self, side: str, chunk: bytes) -> list[bytes]:
         """Return what is sent instead of *chunk*."""

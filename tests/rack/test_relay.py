@@ -63,11 +63,12 @@ async def test_c05_bytes_that_are_changed_on_the_way_cost_the_connection_alone(t
 
 @asynchronous
 async def test_c12_a_half_open_line_is_closed_by_both_ends(tmp_path: Path) -> None:
-    """Nothing comes through and nobody is told: hub and participant each close it by their heartbeats, and what was wanted is done once."""
+    """Nothing comes through after a beat of the hub, and nobody is told: each end closes the line, and what was wanted is done once."""
     with running_hub(tmp_path) as hub, relayed(tmp_path, hub) as (relay, endpoint):
         async with talking(hub, endpoint) as (cloud, caller):
             await paint(cloud, caller, 0, 3)
-            relay.tell("hold")
+            relay.tell("hold-next")
+            await asyncio.to_thread(relay.wait, "held", 2)
             under_way = asyncio.ensure_future(paint(cloud, caller, 10, COMMANDS))
             for side in ("far", "near"):
                 await asyncio.to_thread(relay.wait, f"closed {side}", 2)
