@@ -198,6 +198,15 @@ async def test_an_accomplice_made_for_it_does_not_count(council: Council) -> Non
 
 
 @meeting
+async def test_a_key_made_after_the_request_approves_nothing(council: Council) -> None:
+    """Also in a young cloud, where nobody has operated for a day: who comes later has no say in what was asked before."""
+    alice, bob = await council.begin("alice", "bob")
+    asked = await council.shred(alice)
+    assert await council.approve(await council.join("puppet"), asked) == NOBODY
+    assert (council.state, (await council.approve(bob, asked))["state"]) == ("in use", "carried")
+
+
+@meeting
 async def test_a_changed_request_is_another_one(council: Council) -> None:
     """An approval names the hash of the very message that asked: for another message, or another request, it is refused."""
     alice, bob = await council.begin("alice", "bob")
