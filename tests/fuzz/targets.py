@@ -25,11 +25,14 @@ from bus.journal import Reader, verify
 from bus.journal.entry import Entry, StoredEntry, entry_hash, read_stretch
 from bus.journal.replay import read_entry
 from bus.over_pipe import StreamDecoder, pack_datagram, pack_stream, unpack_datagram
-from enjin.canonical import canonical, parse
+from enjin.canonical import canonical, from_text, parse, to_text
 from enjin.errors import EnjinError
 from keys.frame import BULK_MAX, MESSAGE, Frame, join, open_frame
 from keys.grants import read_grant
+from keys.keyring import KeyPair
 from keys.root import read_root
+from keys.sealed import is_sealed
+from keys.sealing import open_value, seal_value
 from keys.trust import TrustSet
 from ring2.packaging.extract import extract
 from ring2.packaging.procfile import parse_procfile
@@ -37,6 +40,7 @@ from supervision.init.wire import Refusal, loads
 from tests.bus.parties import CHANNEL, DOMAIN, ROOT, Cloud, Paint, Saw
 
 DECLARED: Final = (EnjinError,)
+PAIR, PLACE = KeyPair(bytes(range(32))), "default/hello/TOKEN"
 
 
 class Target(NamedTuple):
@@ -207,6 +211,19 @@ def run_pipe(data: bytes) -> None:
         decoder.feed(data[at : at + 7])
 
 
+@functools.cache
+def sealed_values() -> tuple[bytes, ...]:
+    """Return two values that were sealed for one place."""
+    return tuple(from_text(seal_value(PAIR.public, PLACE, value)) for value in ("one", "another"))
+
+
+def run_sealed(data: bytes) -> None:
+    """A value that opens is one that was sealed, byte for byte, and has the form that is taken."""
+    open_value(PAIR, PLACE, to_text(data))
+    if data not in sealed_values() or not is_sealed(to_text(data)):
+        raise AssertionError("a value that nobody sealed was opened")
+
+
 TARGETS: Final[dict[str, Target]] = {
     "frame": Target(run_frame, messages),
     "statement": Target(run_statement, lambda: [open_frame(frame).payload for frame in messages()]),
@@ -219,6 +236,7 @@ TARGETS: Final[dict[str, Target]] = {
     "entry": Target(run_entry, entries),
     "stretch": Target(lambda data: read_stretch(data) and None, stretches),
     "procfile": Target(lambda data: parse_procfile(data) and None, lambda: [b"web: gunicorn app:app\nworker: python w.py # x\n"]),
+    "sealed": Target(run_sealed, lambda: list(sealed_values())),
     "pipe": Target(run_pipe, lambda: [pack_datagram("seen.x", b"frame"), pack_stream("seen.x", b"frame") * 3]),
     "init": Target(lambda data: loads(data) and None, lambda: [json.dumps({"id": 1, "op": "list"}).encode()], (Refusal, *DECLARED)),
 }

@@ -104,6 +104,8 @@ async def test_n06_nobody_approves_what_they_asked_for(council: Council) -> None
     assert await council.approve(alice, by_token) == OWN
     assert council.state == "in use"
     assert (await council.approve(bob, by_token))["state"] == "carried"
+    await council.keys.settle()  # which looks at the signatures, the door's among them
+    assert not council.key_file.exists()
 
 
 @meeting
