@@ -33,6 +33,7 @@ from keys.frame import open_frame
 TIMEOUT_S: Final = 10.0
 AGAIN_S: Final = 1.0
 AGAIN_MAX_S: Final = 8.0
+CROWD: Final = 2000  # more than these are given more time: a question that all of them answer twice delays what it waits for
 FEW: Final = 32
 
 Progressed = Callable[[Collection], None]
@@ -81,7 +82,7 @@ class FanOut:
                 hearing.enter_context(caller.hearing(reply_subject(rid), self._taker(caller, rid, collection)))
             if not self._expected:
                 return collection
-            deadline, wait_s = monotonic_s() + timeout_s, AGAIN_S
+            deadline, wait_s = monotonic_s() + timeout_s, min(self._again_max_s, AGAIN_S * max(1, len(self._expected) / CROWD))
             while not collection.complete and (left := deadline - monotonic_s()) > 0:
                 self._done.clear()
                 for audience in self._audiences(collection):

@@ -148,11 +148,11 @@ def crowd(folder: Path, broker: Hub | NatsServer, total: int) -> Iterator[None]:
                     pipe.close()
 
 
-async def ask(caller: Caller, total: int) -> float:
+async def ask(caller: Caller, total: int, again_max_s: float | None = None) -> float:
     """Ask everybody and return after how many seconds the last answer was verified. Raises: Unreachable when somebody is silent."""
     expected = {name_of(number): name_of(number) for number in range(total)}
     began = monotonic_s()
-    found = await FanOut([caller], EVERYBODY, expected, again_max_s=AGAIN_S).ask(Ping(), timeout_s=ASK_S)
+    found = await FanOut([caller], EVERYBODY, expected, again_max_s=again_max_s).ask(Ping(), timeout_s=ASK_S)
     taken, summary = monotonic_s() - began, found.summary()
     if summary.ok != total or summary.strangers or any(caller.counters.values()):
         raise Unreachable(f"{summary.ok} of {total} have answered; refused: {dict(caller.counters)}")
@@ -163,7 +163,7 @@ async def reconnect(broker: Hub | NatsServer, caller: Caller, total: int) -> flo
     """Return after how many seconds from the broker's death everybody has answered a question again, which is repeated to who is silent."""
     began = monotonic_s()
     await asyncio.to_thread(broker.restart)
-    await ask(caller, total)
+    await ask(caller, total, AGAIN_S)
     return monotonic_s() - began
 
 
