@@ -76,6 +76,7 @@ def test_n06_with_two_operators_the_other_one_agrees(fresh_cloud: Raised) -> Non
     cloud = fresh_cloud
     wait_for(lambda: cloud.json("compartment", "secrets", "default")["state"] == "in use", BACK_S, "a sealing key")
     [key_file] = cloud.home.glob("nodes/*/state/ring1/secrets/*.key")
+    assert cloud.json("approvals", "--require", "3", "--reason", "we grow") == {"approvals": 3}  # where there are so many
     made = cloud.json("key", "create", "bob", "--reason", "a second operator")
     bob = {"ENJIN_KEYS": str(Path(made["file"]).parent)}
     wait_for(lambda: _run(cloud, bob, "app", "list").returncode == 0, BACK_S, "ring 1 knows bob's key")
@@ -103,6 +104,13 @@ def test_n06_with_two_operators_the_other_one_agrees(fresh_cloud: Raised) -> Non
     again = _run(cloud, bob, "approve", row["id"])
     assert (again.returncode, again.stderr.rstrip()[-11:]) == (1, "[E-APR-002]")
     assert cloud.json("audit", "verify")["ok"]
+
+    waits = _run(cloud, bob, "approvals", "--require", "1")
+    assert (waits.returncode, waits.stderr.rstrip()[-11:]) == (3, "[E-APR-009]")
+    [row] = cloud.json("approvals")
+    assert (row["ring"], row["what"], row["wish"]) == (0, "trust.require", {"approvals": 1})
+    assert _run(cloud, bob, "approve", row["id"], "--refuse").returncode == 0  # ring 0 waits too, and who asked can withdraw
+    assert cloud.json("approvals") == []
 
     cloud.run("compartment", "new-key", "default", "--reason", "a new customer")
     waits = _run(cloud, bob, *shred)
