@@ -148,6 +148,10 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
     ),
     41: (f"{JOINING}::test_n41_a_fake_parent_is_refused", f"{JOINED}::test_n41_whoever_answers_instead_is_found_out"),
     42: (f"{JOINING}::test_n42_a_request_proves_that_its_keys_are_its_own", f"{INVITED}::test_n42_somebody_elses_key_is_refused"),
+    43: (
+        "tests/supervision/test_hands.py::test_n43_a_recycled_pid_is_not_ours",
+        "tests/supervision/test_hands.py::test_n43_a_record_that_lies_harms_nobody",
+    ),
     44: (
         f"{JOINING}::test_n44_one_key_for_two_purposes_is_refused", f"{INVITED}::test_n44_no_key_for_two_purposes",
         f"{TRUST}::test_n20_a_key_of_another_subject_is_refused",
@@ -190,7 +194,6 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
 
 # Number -> what is not built yet, so that there is nothing to attack.
 NOT_BUILT: Final[dict[int, str]] = {
-    43: "attestation of processes (the pid of a record is checked against its start time and group: tests/supervision)",
     45: "federation",
     46: "federation",
     47: "federation",

@@ -120,8 +120,8 @@ def select_ready(own: Rig) -> bool:
     return bool(select.select([own.ours], [], [], 0)[0])
 
 
-def test_a_recycled_pid_is_not_ours(own: Rig) -> None:
-    """A process that has the recorded pid, but not its start time and groups, is neither taken for the node nor signalled."""
+def test_n43_a_recycled_pid_is_not_ours(own: Rig) -> None:
+    """N43: a process that has the recorded pid, but not its start time and groups, is neither taken for the node nor signalled."""
     spec = app_spec(own, 63)
     running = own.do(steps.StartNode(spec=spec))
     own.kill()
@@ -156,7 +156,7 @@ def recycle(pid: int) -> subprocess.Popen[bytes]:
             stranger.wait()
 
 
-def test_a_record_that_lies_harms_nobody(own: Rig) -> None:
+def test_n43_a_record_that_lies_harms_nobody(own: Rig) -> None:
     """A record that names another process (right pid and start time, other groups) does not make hands end that process."""
     spec = app_spec(own, 64)
     own.do(steps.StartNode(spec=spec))
