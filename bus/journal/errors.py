@@ -102,7 +102,7 @@ class RolledBack(EnjinError):
 
     code = "E-JNL-014"
     http_status = 409
-    remedy = "an old copy was put back: restore the journal from the witness"
+    remedy = "an old copy was put back: stop the node, then `enjin audit repair` takes the rest from the witness"
 
 
 class BadStretch(Refused):
