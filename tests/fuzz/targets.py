@@ -38,6 +38,7 @@ from ring2.packaging.extract import extract
 from ring2.packaging.procfile import parse_procfile
 from supervision.init.wire import Refusal, loads
 from tests.bus.parties import CHANNEL, DOMAIN, ROOT, Cloud, Paint, Saw
+from tests.fuzz import joining
 
 DECLARED: Final = (EnjinError,)
 PAIR, PLACE = KeyPair(bytes(range(32))), "default/hello/TOKEN"
@@ -231,6 +232,11 @@ TARGETS: Final[dict[str, Target]] = {
     "grant": Target(run_grant, lambda: cloud().trust.frames()),
     "grant-fields": Target(run_grant_fields, lambda: [open_frame(frame).payload for frame in cloud().trust.frames()]),
     "root": Target(run_root, lambda: [ROOT]),
+    "successor": Target(joining.run_successor, lambda: [joining.TWO, ROOT]),
+    "share": Target(joining.run_share, lambda: list(joining.three())),
+    "join-token": Target(joining.run_token, lambda: [joining.TOKEN.text.encode()]),
+    "join-request": Target(joining.run_request, lambda: [joining.asked()]),
+    "join-answer": Target(joining.run_answer, lambda: [joining.answered()]),
     "archive": Target(run_archive, archives),
     "journal": Target(run_journal, lambda: [(offset).to_bytes(4, "big") + os.urandom(8) for offset in (100, 4096, 8192)]),
     "entry": Target(run_entry, entries),
