@@ -151,6 +151,10 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
     43: (
         "tests/supervision/test_hands.py::test_n43_a_recycled_pid_is_not_ours",
         "tests/supervision/test_hands.py::test_n43_a_record_that_lies_harms_nobody",
+        *(f"tests/supervision/test_recycled_pid.py::test_n43_{name}" for name in (
+            "who_has_the_pid_now_is_not_who_was_checked", "what_is_held_stays_the_one_that_was_checked",
+            "a_pid_that_changes_hands_while_it_is_opened_is_refused",
+        )),
     ),
     44: (
         f"{JOINING}::test_n44_one_key_for_two_purposes_is_refused", f"{INVITED}::test_n44_no_key_for_two_purposes",

@@ -20,6 +20,7 @@ from supervision.init_link import command
 from supervision.records import NodeRecord
 from tests.places import temporary_home
 from tests.supervision.inits import spec_descriptor
+from tests.supervision.pids import recycle
 from tests.supervision.rig import DEADLINE_S, Failed, Rig, alive, app_spec, ask_init, rig, sleeper, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -137,23 +138,6 @@ def test_n43_a_recycled_pid_is_not_ours(own: Rig) -> None:
     finally:
         stranger.kill()
         stranger.wait()
-
-
-def recycle(pid: int) -> subprocess.Popen[bytes]:
-    """Return a process that has just this pid."""
-    strangers = []
-    try:
-        for _ in range(500):
-            Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
-            stranger = subprocess.Popen(["/usr/bin/sleep", "1000"])
-            if stranger.pid == pid:
-                return stranger
-            strangers.append(stranger)
-        pytest.skip("the pid could not be taken again")
-    finally:
-        for stranger in strangers:
-            stranger.kill()
-            stranger.wait()
 
 
 def test_n43_a_record_that_lies_harms_nobody(own: Rig) -> None:
