@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import bus.journal.journal
-import compartments.domain
+import compartments.domain_journal
 import ring0.caring
 import ring0.children
 import ring0.daemon
@@ -83,7 +83,11 @@ class Cloud:
         self.node = ""
         self._stack = contextlib.ExitStack()
         self._client = Life("person")
-        self._enter()
+        try:
+            self._enter()
+        except BaseException:
+            self._stack.close()
+            raise
 
     # -- what is substituted ------------------------------------------------------------------------
 
@@ -105,7 +109,7 @@ class Cloud:
         replace(ring1.daemon, "Acting", Acting)
         for module in (ring1.agents, ring2.daemon):
             replace(module, "PipeTransport", self._pipe)
-        replace(compartments.domain, "Reserve", lambda path: Reserve(path, size=4096, low=1024, free=lambda _folder: 1 << 30))
+        replace(compartments.domain_journal, "Reserve", lambda path: Reserve(path, size=4096, low=1024, free=lambda _folder: 1 << 30))
         replace(bus.journal.journal, "os", SimpleNamespace(_exit=self._exit))
         Link.inits, Hands.nodes, Hands.started = self.inits, {}, [self._node_started]
         self._stack.enter_context(failpoints.armed(self._reached))
