@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from bus.stages import STAGES
 from bus.timing import TimeAsked, TimeAsker, TimeTold
 from enjin.canonical import parse
 from keys.frame import open_frame
@@ -124,6 +125,22 @@ async def test_n11_a_recorded_answer_is_refused(tmp_path: Path, shift: Shift) ->
     finally:
         await line.node.ours.close()
         await line.node.domain.close()
+
+
+@asynchronous
+async def test_asking_is_no_refusal(tmp_path: Path, shift: Shift) -> None:
+    """What is asked and answered passes the node's own dispatcher as any observation does: nothing is counted or told as refused."""
+    node = Node(Parents(shift), "n-0000000000000001", tmp_path)
+    try:
+        await node.start()
+        counters = node.domain.dispatcher.counters
+        before = counters["handled"]
+        assert await node.learn()
+        await until(lambda: counters["handled"] >= before + 2, "question and answer have passed")
+        assert {stage.stage: counters[stage.stage] for stage in STAGES if counters[stage.stage]} == {}
+    finally:
+        await node.ours.close()
+        await node.domain.close()
 
 
 @asynchronous
