@@ -21,7 +21,6 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, Engine, create_engine
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from bus.journal.errors import JournalAway, UnsupportedDatabase
@@ -32,14 +31,12 @@ CONNECT_S: Final = 5
 PATIENCE_S: Final = 10.0  # for one transaction; a server that takes longer counts as gone
 # A peer that has vanished without a word (a cut cable, a stopped machine) counts as gone after this long.
 SILENT_MS: Final = 10_000
-_SESSION: Final = (
-    # Only the strongest levels are let stand; and a warning has to arrive: it may say that a commit was not replicated.
+# From the first statement on. A warning has to arrive: it may say that a commit was not replicated.
+_SETTINGS: Final = " -c client_min_messages=warning -c statement_timeout=0 -c idle_session_timeout=0"
+# Only the strongest levels are let stand.
+_SYNCHRONOUS: Final = (
     "SELECT set_config('synchronous_commit',"
-    " CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)",
-    "SET client_min_messages = warning",
-    "SET statement_timeout = 0",
-    "SET idle_session_timeout = 0",
-    "SET client_encoding = 'UTF8'",
+    " CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)"
 )
 _PROMISES: Final = (
     "SELECT current_setting('server_version_num')::int / 10000, current_setting('fsync'), current_setting('full_page_writes'),"
@@ -56,6 +53,7 @@ _OPTIONS: Final[dict[str, Any]] = {
     "keepalives_interval": 1,
     "keepalives_count": SILENT_MS // 2_000,
     "fallback_application_name": "enjin",
+    "client_encoding": "UTF8",
     "autocommit": True,
 }
 
@@ -92,6 +90,7 @@ def connect(url: str, *, read_only: bool) -> Any:
         raise UnsupportedDatabase(f"the journal's address cannot be read: {first_line(error)}") from error
     found: list[tuple[int, Any]] = []
     refused: list[str] = []
+    options["options"] = str(options.get("options") or "") + _SETTINGS
     for one in _one_by_one(options):
         try:
             connection = psycopg.connect(**options | one | _OPTIONS, connect_timeout=CONNECT_S)
@@ -149,8 +148,7 @@ def _one_by_one(options: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _begin(url: str, connection: Any) -> int:
     """Make the session one that a journal can rely on, and return its server's timeline: one more with each promotion."""
-    for statement in _SESSION:
-        connection.execute(statement)
+    connection.execute(_SYNCHRONOUS)
     row = connection.execute(_PROMISES).fetchone()
     _check_promises(url, *(row or (0, "off", "off", "")))
     return int(connection.execute(_TIMELINE).fetchone()[0])
@@ -208,8 +206,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def away(error: DBAPIError) -> bool:
-    """Return whether *error* says that the server is gone, goes, or does not take writes any more."""
-    state = str(getattr(error.orig, "sqlstate", None) or "")
+def away(error: BaseException) -> bool:
+    """Return whether *error*, of the driver, says that the server goes, or does not take writes any more."""
+    state = str(getattr(error, "sqlstate", None) or "")
     # Classes 08 (connection), 57P (operator's intervention) and 53 (out of resources); 25006 is a server that only reads.
-    return error.connection_invalidated or state.startswith(("08", "57P", "53")) or state == "25006"
+    return state.startswith(("08", "57P", "53")) or state == "25006"
+
+
+def raced(error: BaseException) -> bool:
+    """Return whether *error*, of the driver, says that rows are there already: class 23, integrity."""
+    return str(getattr(error, "sqlstate", None) or "").startswith("23")

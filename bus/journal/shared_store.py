@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, select, text
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 
 from bus.journal import postgres
 from bus.journal.beside import open_local, remember_server
@@ -110,12 +110,13 @@ class PostgresStore(Store):
         try:
             with connection.begin():
                 found = function(connection)
-        except IntegrityError as error:
-            raise JournalBusy(f"somebody else wrote the journal's next rows: {postgres.first_line(error)}") from error
-        except DBAPIError as error:
-            if not postgres.away(error):
-                raise
-            raise self._lose(f"{postgres.place(self._url)} went away: {postgres.first_line(error.orig or error)}") from error
+        except Exception as error:
+            said = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error  # the driver's, or SQLAlchemy's
+            if self._driver.closed or postgres.away(said):
+                raise self._lose(f"{postgres.place(self._url)} went away: {postgres.first_line(said)}") from error
+            if postgres.raced(said):
+                raise JournalBusy(f"somebody else wrote the journal's next rows: {postgres.first_line(said)}") from error
+            raise
         if self._warned:
             raise self._lose(f"{postgres.place(self._url)} did not confirm a commit: {self._warned}")
         return found

@@ -175,6 +175,22 @@ def test_a_failed_write_of_the_projection_leaves_no_entry(url: str, tmp_path: Pa
         assert reader.last_entry().number == 3  # type: ignore[union-attr]
 
 
+def test_a_number_that_is_taken_is_never_written_over(servers: Servers, url: str, tmp_path: Path) -> None:
+    """Should somebody have written the next entry behind the head's back, the commit is lost as a race is."""
+    lost: list[Exception] = []
+
+    async def work(journal: Journal) -> None:
+        await write(journal)
+        servers.primary.sql("INSERT INTO journal_entries SELECT 4, hash, time, asker, kind, data FROM journal_entries LIMIT 1", DATABASE)
+        with pytest.raises(EnjinError) as caught:
+            await Asking(Add(name="x")).of(journal)
+        assert (code_of(caught.value), code_of(caught.value.__cause__)) == ("E-JNL-001", "E-JNL-002")  # type: ignore[arg-type]
+
+    run(url, tmp_path / "p.db", work, fatal=lost.append)
+    assert len(lost) == 1
+    assert servers.primary.sql("SELECT number FROM journal_head", DATABASE) == [(3,)]
+
+
 def test_one_local_file_serves_one_daemon(servers: Servers, url: str, tmp_path: Path) -> None:
     """Two journals never share a projection's file."""
 
