@@ -101,7 +101,7 @@ def raise_cloud(config: Config, tell: Tell, shares: Sequence[Path] = (), ask: As
         write_foundation(config.path, foundation)
     check_programs(strategy)
     check_bus(config, foundation)
-    check_journal(config, foundation)
+    check_journal(config, foundation, running)
     if foundation is None:
         foundation = _found(config, strategy, shares, ask)
         changed.append("founded the cloud")
@@ -174,21 +174,21 @@ def check_bus(config: Config, foundation: Foundation | None) -> None:
     find_server()
 
 
-def check_journal(config: Config, foundation: Foundation | None) -> None:
-    """Check that the journal lies where the cloud's does, and that what a new cloud's needs is installed and answers.
+def check_journal(config: Config, foundation: Foundation | None, running: bool) -> None:
+    """Check that the journal lies where the cloud's does, and that what it needs is installed and answers, unless it runs already.
 
     Raises:
         ConfigError: Another place is asked for than the cloud's journal is in.
         UnsupportedDatabase: The address holds a password, and would stand in a file that everybody reads.
         UnsupportedDatabase, JournalAway: The server cannot serve, or does not answer.
     """
-    if config.journal == "sqlite":
-        return
-    if foundation is not None and foundation.journal == config.journal:
-        return
+    wanted = "" if config.journal == "sqlite" else config.journal
     if foundation is not None:
-        raise ConfigError("this cloud's journal lies elsewhere than asked for", hint="`enjin down`, then `enjin journal migrate URL`")
-    check_address(config.journal)
+        if wanted not in ("", foundation.journal):
+            raise ConfigError("this cloud's journal lies elsewhere than asked for", hint="`enjin down`, then `enjin journal migrate URL`")
+        wanted = foundation.journal
+    if wanted and not running:
+        check_address(wanted)
 
 
 def _found(config: Config, strategy: str, shares: Sequence[Path], ask: Ask) -> Foundation:
