@@ -86,7 +86,7 @@ class Cloud:
         try:
             self._enter()
         except BaseException:
-            self._stack.close()
+            self._stack.close()  # else every test after this one would live on our time
             raise
 
     # -- what is substituted ------------------------------------------------------------------------
