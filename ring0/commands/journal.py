@@ -117,6 +117,6 @@ def move(home: Path, foundation: Foundation, url: str) -> dict[str, Any]:
             for file in path.parent.glob(f"{path.name}*"):
                 os.chown(file, owner.st_uid, owner.st_gid)
     write_foundation(home, msgspec.structs.replace(foundation, journal=url))
-    failpoint("journal.moved.rename")
+    failpoint("migration.rename")
     os.rename(path, path.with_name(MOVED))
     return {"place": place(url), "entries": done.entries, "copied": done.copied}
