@@ -140,7 +140,10 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
         f"{OPENING}::test_n38_a_projection_ahead_of_the_journal_is_refused",
         f"{OPENING}::test_n38_a_projection_of_another_journal_is_refused",
     ),
-    39: (f"{REPLAY}::test_n39_two_live_boots_of_one_identity_fence_the_first",),
+    39: (
+        f"{REPLAY}::test_n39_two_live_boots_of_one_identity_fence_the_first",
+        f"{TOLD}::test_n39_a_copied_seed_is_fenced_by_the_later_start",
+    ),
     40: (
         f"{INVITED}::test_n40_a_token_is_used_once", f"{INVITED}::test_n40_a_second_key_costs_both_their_trust",
         f"{INVITED}::test_n40_out_of_time_a_token_buys_nothing", f"{INVITED}::test_n40_a_token_is_for_one_thing",

@@ -260,10 +260,14 @@ class Node:
     async def dead(self, who: Person) -> bool:
         """Return whether a wish of *who*'s ends at the grant's stage: who is revoked gets no answer."""
         counters = self.domain.dispatcher.counters
-        before = counters["grant"], sum(counters.values())
+
+        def ended() -> int:
+            return sum(counters.values()) - counters["passed"]  # what passed is under way until it was handled
+
+        before = counters["grant"], ended()
         speaker = self.parents.speaker(who, self.channel)
         await self.member("voice").publish("command.app.touch", speaker.seal("command.app.touch", Touch(), audience=self.node))
-        await until(lambda: sum(counters.values()) > before[1], "the wish was taken or refused")
+        await until(lambda: ended() > before[1], "the wish was handled or refused")
         return counters["grant"] == before[0] + 1
 
     async def bring(self, charter: Charter) -> Reply:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bus.journal.entry import Entry
+from bus.speaker import Speaker
 from compartments.revocations import Revoke
 from compartments.rows import RevokedKey
 from enjin.canonical import parse
@@ -105,3 +106,28 @@ async def test_n19_a_grant_outside_the_issuers_journal_is_believed_by_nobody(tmp
         assert node.domain.journal.head == head
         assert (await node.bring(parents.charter(node.node))).ok
         assert await node.code(ghost) == ""
+
+
+@asynchronous
+async def test_n39_a_copied_seed_is_fenced_by_the_later_start(tmp_path: Path, shift: Shift) -> None:
+    """A clone of the neighbour speaks with its true key and grant: from its first word on the original is refused, and says so; whichever
+    of the two is revoked, both are."""
+    async with nodes(tmp_path, shift, prepare=with_neighbour) as (node,):
+        parents = node.parents
+        who = parents.people[NEIGHBOUR]
+        original, voice = parents.speaker(who, node.channel), node.member("voice")
+        counters = node.domain.dispatcher.counters
+
+        async def ends(speaker: Speaker, stage: str) -> None:
+            before = counters[stage]
+            await voice.publish("command.app.touch", speaker.seal("command.app.touch", Touch(), audience=node.node))
+            await until(lambda: counters[stage] == before + 1, f"the wish ends at {stage}")
+
+        await ends(original, "handled")
+        clone = parents.speaker(who, node.channel)
+        await ends(clone, "handled")
+        await ends(original, "boot")
+        await ends(clone, "handled")
+        assert (await node.command(parents.people[PARENT], Revoke(frame=parents.statement(who)))).ok
+        for one in (original, clone):
+            await ends(one, "grant")
