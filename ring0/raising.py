@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from bus.directory import Directory, NoCloud, read_directory
+from bus.journal.errors import JournalAway
 from bus.journal.postgres import check_address
 from bus.over_nats.link import require_client
 from bus.over_nats.program import find_server
@@ -109,6 +110,7 @@ def raise_cloud(config: Config, tell: Tell, shares: Sequence[Path] = (), ask: As
         tell(f"cloud {foundation.tag} founded{where}")
     if not running:
         runtime = ensure_runtime(config.path, foundation.bus, shared_journal=bool(foundation.journal))
+        check_reach(foundation, runtime)
         _start(config, foundation, runtime)
         changed.append("started ring 0")
     endpoints = asyncio.run(_converge(config, foundation, strategy, changed, tell))
@@ -189,6 +191,21 @@ def check_journal(config: Config, foundation: Foundation | None, running: bool) 
         wanted = foundation.journal
     if wanted and not running:
         check_address(wanted)
+
+
+def check_reach(foundation: Foundation, runtime: Path) -> None:
+    """Check that the uid of ring 0's daemon can use the journal's server, which root has reached. Raises: JournalAway."""
+    if not foundation.journal:
+        return
+    uid = foundation.uid(0)
+    owner: dict[str, Any] = {"user": uid, "group": uid, "extra_groups": []} if foundation.privileged else {}
+    command = [str(runtime / "bin" / "python"), "-I", "-m", "bus.journal.reach", foundation.journal]
+    asked = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "cwd": "/"}
+    done = subprocess.run(command, check=False, timeout=DEADLINE_S, **asked, **owner)  # type: ignore[call-overload]
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        hint = "let that uid reach the socket and read the files that the address names, then `enjin up`"
+        raise JournalAway(f"uid {uid}, which ring 0's daemon has, cannot use its journal: {said}", hint=hint)
 
 
 def _found(config: Config, strategy: str, shares: Sequence[Path], ask: Ask) -> Foundation:

@@ -59,6 +59,9 @@ def test_a_cloud_moves_to_postgresql_and_survives_its_server(servers: Servers, c
     assert done["entries"] == done["copied"] >= head.number
     again = cloud.json("journal", "migrate", url)
     assert (again["entries"], again["copied"]) == (done["entries"], 0)
+    servers.primary.folder.chmod(0o700)
+    assert "ring 0's daemon has" in refusal(cloud, "up")
+    servers.primary.folder.chmod(0o755)
     cloud.run("up")
     assert cloud.json("journal", "where")["kind"] == "postgresql"
     assert "before" in names(cloud)
