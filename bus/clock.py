@@ -5,7 +5,7 @@ decider is the source; others learn their offset from the ring above (``bus.timi
 every ten seconds, so that neither a restart nor a reboot with a wrong wall clock goes back behind it.
 
 INV-CLK-1: time never runs back, not even across a reboot behind the last watermark.
-INV-CLK-2: once an offset was learnt, the wall clock counts for nothing, until the machine boots again.
+INV-CLK-2: once an offset was learnt or kept, the wall clock counts for nothing, until the machine boots again.
 """
 
 from __future__ import annotations
@@ -58,8 +58,10 @@ class CloudClock:
         self._sure_us = floor_us if kept is not None and kept.learnt else 0  # what the wall clock made us keep may be wrong
         learnt = [mark for mark in (kept, told) if mark is not None and mark.learnt and mark.boot == boot_id()]
         self.learnt = bool(learnt)
-        if learnt:
-            newest = max(learnt, key=lambda mark: mark.boot_us)
+        # Of the same boot our own mark is better than the wall clock, which may have jumped since, also where nobody is above us.
+        ours = [kept] if kept is not None and kept.boot == boot_id() else []
+        if marks := learnt or ours:
+            newest = max(marks, key=lambda mark: mark.boot_us)
             self._offset_us = newest.cloud_us - newest.boot_us
         else:
             self._offset_us = max(now.wall_us, floor_us + 1) - now.boot_us

@@ -70,6 +70,17 @@ def test_n11_time_does_not_go_back_once_learnt(machine: Machine) -> None:
     assert clock.now() == TRUE + SECOND // 2
 
 
+@pytest.mark.parametrize("jump", [-HOUR, HOUR])
+def test_who_has_nobody_above_keeps_its_time_across_a_restart(machine: Machine, tmp_path: Path, jump: int) -> None:
+    """Within one boot a wall clock that has jumped meanwhile is not followed by the daemon's next start either."""
+    CloudClock(tmp_path / "clock").keep()
+    machine.wall_us += jump
+    machine.passes(SECOND)
+    clock = CloudClock(tmp_path / "clock")
+    assert (clock.now(), clock.learnt) == (TRUE + SECOND, False)
+    assert clock.skew_us() == jump
+
+
 def test_an_answer_that_took_too_long_is_not_believed(machine: Machine) -> None:
     """Half of a long round trip is a large error."""
     clock, asked = CloudClock(), machine.boot_us
