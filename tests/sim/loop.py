@@ -24,7 +24,6 @@ class Life:
     def __init__(self, name: str) -> None:
         self.name, self.alive = name, True
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.wall_skew_us = 0
         self.context = contextvars.copy_context()
         self.context.run(LIFE.set, self)
 
