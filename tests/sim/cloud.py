@@ -52,6 +52,8 @@ class Process:
         self.passed = 0
         self.dies_after: int | None = None
         self.dies_at = ""
+        self.fault: Exception | None = None
+        self.faults = 0
         self.power = False
         self.tearing = False
         self.deaths = 0
@@ -159,6 +161,10 @@ class Cloud:
             self._die(process, name)
         if process.dies_after is None or process.passed < process.dies_after or process.tearing:
             return
+        if process.fault is not None:
+            fault, process.dies_after, process.dies_at, process.fault = process.fault, None, "", None
+            process.faults += 1
+            raise fault
         if process.power and name == "journal.commit" and process.disk is not None:
             process.disk.mark()
             process.tearing = True
@@ -336,7 +342,12 @@ class Cloud:
         With *power* the machine's power goes: what was not synced is torn.
         """
         process = self.processes[name]
-        process.passed, process.dies_after, process.dies_at, process.power = 0, after, at, power
+        process.passed, process.dies_after, process.dies_at, process.power, process.fault = 0, after, at, power, None
+
+    def fail(self, name: str, at: str, fault: Exception) -> None:
+        """Let the next call of the point *at* in process *name* fail with *fault*, as a disk fails."""
+        self.doom(name, 1, at=at)
+        self.processes[name].fault = fault
 
     def heal(self) -> None:
         """End every fault of the network, and every death that was planned."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -100,6 +101,34 @@ def test_a_torn_commit_is_never_half_there(cloud: Cloud, name: str) -> None:
     assert cloud.processes[name].deaths >= 4
     acts.settle()
     assert [one.granted for one in cloud.operator.told] == [True] * 7
+
+
+@pytest.mark.parametrize("name", ["ring0", "ring1"])
+def test_a_disk_that_fails_ends_the_decider_and_loses_nothing(cloud: Cloud, name: str) -> None:
+    """C3: whichever step of a commit fails, the process ends at once and never tries it again; what it acknowledged is there afterwards."""
+    acts, process = Acts(cloud), cloud.processes[name]
+    points = ("journal.entries.write", "journal.requests.write", "journal.projection.write", "journal.commit", "journal.committed")
+    for count, point in enumerate(points, 1):
+        cloud.fail(name, point, OSError(errno.EIO, "Input/output error"))
+        acts.wish(3 if name == "ring1" else 0)
+        cloud.advance(4)
+        assert (process.faults, process.deaths) == (count, count)
+    acts.settle()
+    assert all(one.granted for one in cloud.operator.told)
+
+
+@pytest.mark.parametrize("point", ["file.sync", "file.rename", "directory.sync"])
+def test_a_file_that_cannot_be_written_stops_nobody_for_long(cloud: Cloud, point: str) -> None:
+    """C3: ring 0's own files fail to be written once: what was wanted is done all the same, and all are equal afterwards."""
+    acts = Acts(cloud)
+    cloud.fail("ring0", point, OSError(errno.EIO, "Input/output error"))
+    acts.enlist()
+    acts.wish(0)
+    acts.revoke(0)
+    cloud.advance(15)
+    assert cloud.processes["ring0"].faults == 1
+    acts.settle()
+    assert all(one.granted for one in cloud.operator.told)
 
 
 def damage(path: Path, statement: str) -> None:
