@@ -16,9 +16,10 @@ from bus.journal import verify
 from bus.journal.entry import Entry
 from compartments import tables
 from compartments.rows import AddressBlock, Compartment, Token
+from enjin.canonical import from_text
 from keys.frame import open_frame
 from keys.grants import ROOT_PARENT, check_within, read_grant
-from keys.trust import TrustSet
+from keys.trust import Revoked, TrustSet, UnknownKey
 from ring0 import charters
 from ring1.charter import in_force
 from tests.sim.cloud import Cloud
@@ -127,6 +128,22 @@ def check_revoked(path: Path) -> None:
                 revoked |= set(fact["charter"].get("revoked", ()))
 
 
+def check_cut(cloud: Cloud) -> int:
+    """No ring gives any authority to a key that ring 0 has revoked; return how many there are."""
+    revoked = cloud.domain("ring0").trust.revoked
+    cut = [person for person in cloud.persons if str(person.keyring.message.key_id) in revoked]
+    now = cloud.domain("ring0").journal.now()
+    for trust in (cloud.domain("ring0").trust, cloud.domain("ring1").trust, cloud.processes["ring2"].parts.trust):
+        for person in cut:
+            digest = open_frame(from_text(person.grant)).digest
+            try:
+                trust.authority(digest, now)
+            except (Revoked, UnknownKey):
+                continue
+            raise AssertionError(f"the revoked key of {person.name} still counts")
+    return len(cut)
+
+
 def differences(cloud: Cloud) -> list[str]:
     """Return what keeps the rings from being equal: each runs, and knows what the ring above knows."""
     if not cloud.up():
@@ -169,3 +186,4 @@ def check(cloud: Cloud) -> None:
     check_witnessed(journal_path(cloud, 1), followed_path(cloud), cloud.domain("ring1").journal.witnessed())
     check_authority(cloud.processes["ring2"].parts.trust)
     check_within_parent(cloud)
+    check_cut(cloud)

@@ -103,6 +103,22 @@ def test_a_torn_commit_is_never_half_there(cloud: Cloud, name: str) -> None:
     assert [one.granted for one in cloud.operator.told] == [True] * 7
 
 
+def test_a_revoked_key_counts_nowhere_once_all_are_equal(cloud: Cloud) -> None:
+    """Revoked while ring 1 was cut off and its agent was killed, a key is refused by all three rings after healing, and so are wishes."""
+    acts = Acts(cloud)
+    acts.enlist()
+    person = cloud.persons[1]
+    assert cloud.run(person.wish(1, CreateToken(name="often", secret_hash="1" * 64))).granted  # type: ignore[arg-type]
+    acts.cut("ring0", "ring1")
+    acts.revoke(0)
+    cloud.kill("ring2")
+    cloud.advance(5)
+    acts.settle()
+    assert invariants.check_cut(cloud) == 1
+    assert not cloud.run(person.wish(1, CreateToken(name="often", secret_hash="2" * 64))).granted  # type: ignore[arg-type]
+    assert not cloud.run(person.wish(0, CreateCompartment(name="mine"))).granted
+
+
 @pytest.mark.parametrize("name", ["ring0", "ring1"])
 def test_a_disk_that_fails_ends_the_decider_and_loses_nothing(cloud: Cloud, name: str) -> None:
     """C3: whichever step of a commit fails, the process ends at once and never tries it again; what it acknowledged is there afterwards."""
