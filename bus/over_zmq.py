@@ -40,6 +40,7 @@ HANDSHAKE_MS: Final = 1000  # who is refused hears nothing; after this it tries 
 RECONNECT_MS: Final = 50
 RECONNECT_MAX_MS: Final = 1000
 CONFIRM_AGAIN_S: Final = 0.5
+CONFIRM_AGAIN_MAX_S: Final = 4.0
 SUBSCRIBE_DEADLINE_S: Final = 10.0
 LAST_WORDS_S: Final = 0.5
 _READ, _WRITE = zmq.POLLIN, zmq.POLLOUT
@@ -128,21 +129,22 @@ class ZmqTransport:
         if prefix not in self._topics:
             self._topics.add(prefix)
             self._wishes.append((prefix.encode(), True))
-        deadline = monotonic_s() + SUBSCRIBE_DEADLINE_S
-        while not await self._confirmed():
+        deadline, wait_s = monotonic_s() + SUBSCRIBE_DEADLINE_S, CONFIRM_AGAIN_S
+        while not await self._confirmed(wait_s):
+            wait_s = min(2 * wait_s, CONFIRM_AGAIN_MAX_S)  # a hub to which thousands come at once is not helped by more questions
             if self._closing:
                 raise TransportClosed("this connection to the bus was closed")
             if monotonic_s() > deadline:
                 raise Unreachable("the hub does not answer", hint="is our key in its key file, and is the hub running?")
 
-    async def _confirmed(self) -> bool:
-        """Subscribe to a fresh marker and return whether the hub sent it back in time."""
+    async def _confirmed(self, wait_s: float) -> bool:
+        """Subscribe to a fresh marker and return whether the hub sent it back within *wait_s*."""
         marker = CONFIRM + random_bytes(8).hex().encode()
         heard = self._confirmations[marker] = asyncio.Event()
         self._wishes.append((marker, True))
         self._ring()
         try:
-            async with asyncio.timeout(CONFIRM_AGAIN_S):
+            async with asyncio.timeout(wait_s):
                 await heard.wait()
         except TimeoutError:
             return False

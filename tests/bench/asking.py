@@ -13,7 +13,7 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bus.caller import Caller
@@ -28,7 +28,7 @@ from bus.transport import Transport
 from enjin.errors import Unreachable
 from enjin.host import clock, monotonic_s
 from keys.certificates import CertificateAuthority
-from tests.bench.emulated import Emulated, Told, login, name_of, nats_authority
+from tests.bench.emulated import Emulated, Told, be_patient, login, name_of, nats_authority
 from tests.bench.figures import FIGURES, Row
 from tests.bus.hubs import configure, end, start, wait_ready
 from tests.bus.nats_servers import CLOUD, Cluster, now_s
@@ -47,46 +47,51 @@ PER_PARTICIPANT = 2  # descriptors of the hub
 SPARE = 64
 
 
-class NoRoom(OSError):
-    """The machine does not let one process have as many connections as the figure needs."""
+class Hubs:
+    """The ZeroMQ hub, as a decider runs it, which allows the keys of the crowd.
 
-
-class Hub:
-    """The ZeroMQ hub, as a decider runs it, which allows the keys of the crowd."""
+    Two or more share the crowd, as so many domains would, where the machine does not let one process open descriptors enough.
+    """
 
     def __init__(self, folder: Path, cloud: Emulated, total: int) -> None:
-        limit, needed = raise_descriptors(), PER_PARTICIPANT * (total + 1) + SPARE
-        if limit < needed:
-            raise NoRoom(f"a hub of {total} participants opens {needed} descriptors and may open {limit}: see ulimit -Hn")
-        self._folder, self._cloud, self._total = folder, cloud, total
-        self._config = configure(folder)
-        allow_keys(folder / "keys.json", cloud.trust.curve_keys(cloud.now()))
-        self._process = start(self._config)
-        self._key = wait_ready(self._process)
+        self._cloud, self._total = cloud, total
+        self._folders = [folder / f"hub{number}" for number in range(-(-PER_PARTICIPANT * (total + 1) // (raise_descriptors() - SPARE)))]
+        for one in self._folders:
+            one.mkdir()
+            allow_keys(one / "keys.json", cloud.trust.curve_keys(cloud.now()))
+        self._processes = [start(configure(one)) for one in self._folders]
+        self._keys = [wait_ready(process) for process in self._processes]
 
-    def told(self, first: int, count: int) -> Told:
-        """Return what a process of emulated daemons is told."""
-        return Told(first, count, self._cloud.began_us, self._total, endpoint=str(self._folder / "bus.sock"), hub_key=self._key)
+    def told(self, process: int, first: int, count: int) -> Told:
+        """Return what process number *process* of emulated daemons is told."""
+        hub = process % len(self._folders)
+        endpoint = str(self._folders[hub] / "bus.sock")
+        return Told(first, count, self._cloud.began_us, self._total, endpoint=endpoint, hub_key=self._keys[hub])
 
-    def connect(self) -> Transport:
-        """Return the asker's connection."""
+    def connect(self) -> list[Transport]:
+        """Return the asker's connections."""
         pair = self._cloud.operator.keyring.curve
-        keys = {"server_key": self._key, "public_key": curve_text(pair.public), "secret_key": curve_text(pair.secret)}
-        return ZmqTransport.connect(str(self._folder / "bus.sock"), **keys)
+        own = {"public_key": curve_text(pair.public), "secret_key": curve_text(pair.secret)}
+        return [
+            ZmqTransport.connect(str(folder / "bus.sock"), server_key=key, **own)
+            for folder, key in zip(self._folders, self._keys, strict=True)
+        ]
 
     def restart(self) -> None:
-        """End the hub with kill -9 and start another in its place."""
-        self._process.kill()
-        self._process.communicate()
-        self._process = start(self._config)
+        """End every hub with kill -9 and start another in its place."""
+        for process in self._processes:
+            process.kill()
+            process.communicate()
+        self._processes = [start(configure(one)) for one in self._folders]
 
     def close(self) -> None:
-        """End the hub."""
-        end(self._process)
+        """End the hubs."""
+        for process in self._processes:
+            end(process)
 
 
 class NatsServer:
-    """One nats-server, as a decider configures it for so many; with the methods of ``Hub``."""
+    """One nats-server, as a decider configures it for so many; with the methods of ``Hubs``."""
 
     def __init__(self, folder: Path, cloud: Emulated, total: int) -> None:
         self._cloud, self._total = cloud, total
@@ -97,31 +102,31 @@ class NatsServer:
         self._cluster = Cluster(folder, 1, nats_authority(), authority, [server], {})
         self._cluster.start(0)
 
-    def told(self, first: int, count: int) -> Told:
-        """See ``Hub``."""
+    def told(self, _process: int, first: int, count: int) -> Told:
+        """See ``Hubs``."""
         servers, authority = self._cluster.addresses, self._cluster.certificate
         return Told(first, count, self._cloud.began_us, self._total, servers=servers, authority=authority)
 
-    def connect(self) -> Transport:
-        """See ``Hub``."""
-        return NatsTransport.connect(login(OPERATOR, self._cluster.addresses, self._cluster.certificate, self._total), OPERATOR)
+    def connect(self) -> list[Transport]:
+        """See ``Hubs``."""
+        return [NatsTransport.connect(login(OPERATOR, self._cluster.addresses, self._cluster.certificate, self._total), OPERATOR)]
 
     def restart(self) -> None:
-        """See ``Hub``."""
+        """See ``Hubs``."""
         self._cluster.end(0, signal.SIGKILL)
         self._cluster.start(0)
 
     def close(self) -> None:
-        """See ``Hub``."""
+        """See ``Hubs``."""
         for number in list(self._cluster.processes):
             self._cluster.end(number)
 
 
-BROKERS: dict[str, type[Hub] | type[NatsServer]] = {"": Hub, "_nats": NatsServer}  # suffix of the row -> what stands between
+BROKERS: dict[str, type[Hubs] | type[NatsServer]] = {"": Hubs, "_nats": NatsServer}  # suffix of the row -> what stands between
 
 
 @contextlib.contextmanager
-def crowd(folder: Path, broker: Hub | NatsServer, total: int) -> Iterator[None]:
+def crowd(folder: Path, broker: Hubs | NatsServer, total: int) -> Iterator[None]:
     """Run the emulated daemons, whose logs go to a file in *folder* as a real one's do; each hears the bus when they are there."""
     share = -(-total // max(PROCESSES_MIN, -(-total // PER_PROCESS)))
     running = []
@@ -131,7 +136,7 @@ def crowd(folder: Path, broker: Hub | NatsServer, total: int) -> Iterator[None]:
             with open(folder / "crowd.log", "ab") as log:
                 process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
             running.append((process, process.stdin, process.stdout))
-            told = json.dumps(broker.told(first, min(share, total - first))._asdict())
+            told = json.dumps(broker.told(len(running) - 1, first, min(share, total - first))._asdict())
             if process.stdin is not None:
                 process.stdin.write(told.encode() + b"\n")
                 process.stdin.flush()
@@ -148,51 +153,49 @@ def crowd(folder: Path, broker: Hub | NatsServer, total: int) -> Iterator[None]:
                     pipe.close()
 
 
-async def ask(caller: Caller, total: int, again_max_s: float | None = None) -> float:
+async def ask(callers: Sequence[Caller], total: int, again_max_s: float | None = None) -> float:
     """Ask everybody and return after how many seconds the last answer was verified. Raises: Unreachable when somebody is silent."""
     expected = {name_of(number): name_of(number) for number in range(total)}
     began = monotonic_s()
-    found = await FanOut([caller], EVERYBODY, expected, again_max_s=again_max_s).ask(Ping(), timeout_s=ASK_S)
+    found = await FanOut(callers, EVERYBODY, expected, again_max_s=again_max_s).ask(Ping(), timeout_s=ASK_S)
     taken, summary = monotonic_s() - began, found.summary()
-    if summary.ok != total or summary.strangers or any(caller.counters.values()):
-        raise Unreachable(f"{summary.ok} of {total} have answered; refused: {dict(caller.counters)}")
+    refused = [dict(caller.counters) for caller in callers if any(caller.counters.values())]
+    if summary.ok != total or summary.strangers or refused:
+        raise Unreachable(f"{summary.ok} of {total} have answered; refused: {refused}")
     return taken
 
 
-async def reconnect(broker: Hub | NatsServer, caller: Caller, total: int) -> float:
+async def reconnect(broker: Hubs | NatsServer, callers: Sequence[Caller], total: int) -> float:
     """Return after how many seconds from the broker's death everybody has answered a question again, which is repeated to who is silent."""
     began = monotonic_s()
     await asyncio.to_thread(broker.restart)
-    await ask(caller, total, AGAIN_S)
+    await ask(callers, total, AGAIN_S)
     return monotonic_s() - began
 
 
 async def measured(kind: str, total: int, *, reconnecting: bool) -> float:
     """Return the figure for a crowd of *total* over *kind*: the median of a few questions, or the time to come back."""
+    be_patient()
     cloud = Emulated(clock().boot_us)
     for number in range(total):
         cloud.enrol_agent(name_of(number))
     with temporary_home() as folder, contextlib.closing(BROKERS[kind](folder, cloud, total)) as broker, crowd(folder, broker, total):
-        transport = broker.connect()
+        transports = broker.connect()
         try:
-            caller = Caller(transport, cloud.speaker_of(cloud.operator), cloud.trust, responder=NODE)
-            await caller.start()
+            callers = [Caller(one, cloud.speaker_of(cloud.operator), cloud.trust, responder=NODE) for one in transports]
+            for caller in callers:
+                await caller.start()
             if reconnecting:
-                await ask(caller, total)
-                return await reconnect(broker, caller, total)
-            return statistics.median([await ask(caller, total) for _ in range(TIMES)])
+                await ask(callers, total)
+                return await reconnect(broker, callers, total)
+            return statistics.median([await ask(callers, total) for _ in range(TIMES)])
         finally:
-            await transport.close()
+            for transport in transports:
+                await transport.close()
 
 
 def _rows(name: str, total: int, *, reconnecting: bool = False) -> list[Row]:
-    found = []
-    for kind in BROKERS:
-        try:
-            found.append(Row(FIGURES[name], asyncio.run(measured(kind, total, reconnecting=reconnecting)), None, kind))
-        except NoRoom as error:
-            print(f"  {name}{kind}: not measured: {error}", file=sys.stderr)
-    return found
+    return [Row(FIGURES[name], asyncio.run(measured(kind, total, reconnecting=reconnecting)), None, kind) for kind in BROKERS]
 
 
 def thousand(_cloud: RealCloud) -> list[Row]:

@@ -8,18 +8,21 @@ Owns also the keys that both sides know, derived from words, so that no process 
 from __future__ import annotations
 
 import asyncio
+import collections
 import json
 import os
 import sys
 import threading
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import zmq
 
+from bus import over_zmq
 from bus.groups import groups_of
 from bus.heartbeats import beat_s
-from bus.hub.settings import raise_descriptors
+from bus.hub.settings import PUBLISH_SUFFIX, raise_descriptors
 from bus.messages import Table
+from bus.over_nats import participant
 from bus.over_nats.link import Login
 from bus.over_nats.participant import NatsTransport
 from bus.over_zmq import ZmqTransport, context, curve_text
@@ -27,13 +30,16 @@ from bus.roll_call import questions
 from bus.transport import Transport
 from enjin import log
 from enjin.host import clock
+from keys.keyring import KeyPair
 from keys.nats_claims import Subjects, user_token
 from keys.nats_keys import NatsAuthority, UserKey
 from tests.bus.parties import CHANNEL, START, Cloud, Party, seed
 
 EVERYTHING = Subjects((">",), (">",))
 AT_ONCE = 32
-STACK_BYTES = 1 << 20
+PER_THREAD = 50
+POLL_MS = 1000
+PATIENCE_S = 240.0
 SOCKETS_MAX = 1 << 16
 
 
@@ -83,21 +89,69 @@ def login(name: str, servers: tuple[str, ...], authority: str, total: int) -> Lo
     return Login(servers, authority, user, lambda: token, beat_s(total))
 
 
-def connect(told: Told, party: Party) -> Transport:
-    """Return the connection of *party*, its own."""
-    if told.servers:
+class Shared(threading.Thread):
+    """A thread that touches the sockets of many participants, as each one's own does in a daemon: a thousand threads would only wait."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.woken: collections.deque[Member] = collections.deque()
+        self.start()
+
+    def run(self) -> None:
+        """Go on for ever."""
+        poller, owners = zmq.Poller(), {}
+        poller.register(self.bell, zmq.POLLIN)
+        while True:
+            for ready, _event in poller.poll(POLL_MS):
+                if ready == self.bell:
+                    os.eventfd_read(self.bell)
+                elif ready.type == zmq.SUB:
+                    owners[ready]._receive(ready)
+                else:
+                    self.woken.append(owners[ready])
+            while self.woken:
+                member = self.woken.popleft()
+                if member.sockets is None:
+                    push, sub = member.sockets = member._open(zmq.PUSH, ""), member._open(zmq.SUB, PUBLISH_SUFFIX)
+                    owners[push] = owners[sub] = member
+                    poller.register(sub, zmq.POLLIN)
+                push, sub = member.sockets
+                member._apply_wishes(sub)
+                poller.register(push, zmq.POLLOUT if member._send(push) else 0)
+
+
+class Member(ZmqTransport):
+    """The product's participant, with its own connection, in a thread that it shares."""
+
+    def __init__(self, shared: Shared, endpoint: str, server_key: str, pair: KeyPair) -> None:
+        super().__init__(endpoint, server_key, curve_text(pair.public), curve_text(pair.secret))
+        os.close(self._bell)
+        self._bell = -1
+        self.shared = shared
+        self.sockets: tuple[Any, Any] | None = None
+
+    def _ring(self) -> None:
+        self.shared.woken.append(self)
+        os.eventfd_write(self.shared.bell, 1)
+
+
+def connect(told: Told, party: Party, shared: Shared | None) -> Transport:
+    """Return the connection of *party*, its own; over ZeroMQ in the thread *shared*."""
+    if shared is None:
         return NatsTransport.connect(login(party.subject, told.servers, told.authority, told.total), party.subject)
-    pair = party.keyring.curve
-    return ZmqTransport.connect(
-        told.endpoint, server_key=told.hub_key, public_key=curve_text(pair.public), secret_key=curve_text(pair.secret)
-    )
+    return Member(shared, told.endpoint, told.hub_key, party.keyring.curve)
 
 
 def room_for_sockets(total: int) -> None:
-    """Let this process have as many descriptors, threads and ZeroMQ sockets as *total* participants need."""
+    """Let this process have as many descriptors and ZeroMQ sockets as *total* participants need."""
     raise_descriptors()
-    threading.stack_size(STACK_BYTES)
     context().set(zmq.MAX_SOCKETS, min(SOCKETS_MAX, 4 * total + 64))
+
+
+def be_patient() -> None:
+    """Wait longer for the bus than a daemon does: a machine on which thousands start at once is slow."""
+    over_zmq.SUBSCRIBE_DEADLINE_S = participant.SUBSCRIBE_DEADLINE_S = PATIENCE_S  # type: ignore[misc]
 
 
 async def serve(told: Told) -> None:
@@ -105,12 +159,13 @@ async def serve(told: Told) -> None:
     cloud = Emulated(told.began_us)
     gate = asyncio.Semaphore(AT_ONCE)
     transports: list[Transport] = []
+    threads = [None if told.servers else Shared() for _ in range(-(-told.count // PER_THREAD))]
 
     async def start(number: int) -> None:
         async with gate:
             party = cloud.enrol_agent(name_of(number))
             groups = groups_of(party.subject, 2)
-            transport = connect(told, party)
+            transport = connect(told, party, threads[number % len(threads)])
             transports.append(transport)
             await cloud.member(party, lambda: groups, Table.of(questions(party.subject, 2))).serve(transport)
 
@@ -123,6 +178,7 @@ async def serve(told: Told) -> None:
 def main() -> None:
     """Read what we are told, and serve."""
     log.configure(component="emulated")
+    be_patient()
     told = Told(**json.loads(sys.stdin.buffer.readline()))
     if not told.servers:
         room_for_sockets(told.count)
