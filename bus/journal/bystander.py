@@ -144,6 +144,12 @@ def read_anew(url: str, parts: Parts, holder: str) -> tuple[Bystander, Reader, R
         return found, poll, reader
 
 
+def close_read(found: tuple[Bystander, Reader, Reader]) -> None:
+    """Close the readers that ``read_anew`` opened, when nobody waits for them any more."""
+    for reader in found[1:]:
+        reader.close()
+
+
 class NoReader:
     """Stands in for a journal's reader while there is no server: whatever is asked of it is refused with the reason."""
 

@@ -18,7 +18,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Self, TypeVar
 
-from bus.journal.bystander import Bystander, News, NoReader, Parts, read_anew
+from bus.journal.bystander import Bystander, News, NoReader, Parts, close_read, read_anew
 from bus.journal.entry import Head, JournalIdentity, Stretch
 from bus.journal.errors import JournalAway, JournalBusy, JournalLost, SupersededServer
 from bus.journal.journal import Journal, end_process, wall_us
@@ -117,7 +117,11 @@ class SharedJournal(Journal):
         self._listeners.append(callback)
 
     def _tell(self, stretch: Stretch) -> None:
-        self._told = stretch.commit.head
+        # What a decider committed while its session was being lost is read again by the follower that it becomes: told once.
+        new = stretch.commit.number - self._told.number
+        if new <= 0:
+            return
+        stretch, self._told = Stretch(entries=stretch.entries[-new:], commit=stretch.commit), stretch.commit.head
         for listener in self._listeners:
             try:
                 listener(stretch)
@@ -182,7 +186,7 @@ class SharedJournal(Journal):
         elif self._poll is not None and self._bystander is not None:
             await self._read_on(self._bystander, self._poll)
         elif (holder := await self._take_over()) is not None:
-            found = await self._aside(lambda: read_anew(self.url, self._parts, holder), _close_readers)
+            found = await self._aside(lambda: read_anew(self.url, self._parts, holder), close_read)
             self._reader.close()
             self._become_follower(*found)
 
@@ -292,7 +296,3 @@ def _discard(journal: Journal) -> None:
     journal._reader.close()
     journal._store.close()
 
-
-def _close_readers(found: tuple[Bystander, Reader, Reader]) -> None:
-    for reader in found[1:]:
-        reader.close()
