@@ -113,7 +113,7 @@ class Shared(threading.Thread):
             while self.woken:
                 member = self.woken.popleft()
                 if member.sockets is None:
-                    push, sub = member.sockets = member._open(zmq.PUSH, ""), member._open(zmq.SUB, PUBLISH_SUFFIX)
+                    push, sub = member.sockets = member.opened(zmq.PUSH, ""), member.opened(zmq.SUB, PUBLISH_SUFFIX)
                     owners[push] = owners[sub] = member
                     poller.register(sub, zmq.POLLIN)
                 push, sub = member.sockets
@@ -130,6 +130,12 @@ class Member(ZmqTransport):
         self._bell = -1
         self.shared = shared
         self.sockets: tuple[Any, Any] | None = None
+
+    def opened(self, kind: int, suffix: str) -> Any:
+        """Return a connected socket with the product's options, without the product's watch over it."""
+        made = self._make(kind)
+        made.connect(f"ipc://{self._endpoint}{suffix}")
+        return made
 
     def _ring(self) -> None:
         self.shared.woken.append(self)
