@@ -14,7 +14,7 @@ from typing import Any, Final
 import zmq
 from zmq.utils import z85
 
-from bus.heartbeats import MISSED_MAX, beat_s
+from bus.heartbeats import FAST_MAX, MISSED_MAX, beat_s
 from bus.hub.settings import KEYS_MAX, PUBLISH_SUFFIX, AllowedKeys, HubConfig, HubRefused, check_libzmq, count_keys, read_secret
 from bus.rate import Buckets
 from enjin.failpoints import failpoint
@@ -29,9 +29,15 @@ HANDSHAKE_MS: Final = 3000
 HIGH_WATER: Final = 20_000
 BACKLOG: Final = 256
 BATCH: Final = 256
+IO_THREADS_MAX: Final = 16
 EARLY_MAX: Final = 1024
 PER_KEY_PER_SECOND: Final = 20_000
 _SUBJECT: Final = re.compile(rb"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+
+
+def io_threads(keys: int) -> int:
+    """Return how many of libzmq's own threads serve *keys* participants: each looks through all its timers to end one of them."""
+    return min(IO_THREADS_MAX, 1 + keys // FAST_MAX)
 
 
 def say(event: str, **fields: Any) -> None:
@@ -81,7 +87,7 @@ class Hub:
         self._listeners = [
             socket.socket(fileno=fd) if fd >= 0 else listen(path, config.mode) for path, fd in zip(self.endpoints, given, strict=True)
         ]
-        self.context: zmq.Context[Any] = zmq.Context(io_threads=1)
+        self.context: zmq.Context[Any] = zmq.Context(io_threads=io_threads(count_keys(config.keys)))
         self._zap = self.context.socket(zmq.ROUTER)
         self._zap.linger = 0
         self._zap.bind(ZAP_ENDPOINT)

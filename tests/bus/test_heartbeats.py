@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bus.heartbeats import BEAT_MAX_S, MISSED_MAX, beat_s
+from bus.hub.serving import io_threads
 from bus.hub.settings import KEYS_MAX, count_keys
 from bus.over_nats.server import Server, configuration
 from bus.over_zmq import allow_keys
@@ -34,6 +35,12 @@ def test_a_hub_counts_who_may_connect(home: Path, count: int) -> None:
     """Every key that the file allows, up to the bound."""
     allow_keys(home / "keys.json", [random_bytes(32).hex() for _ in range(count)])
     assert count == count_keys(str(home / "keys.json"))
+
+
+@pytest.mark.parametrize(("keys", "threads"), [(0, 1), (999, 1), (1000, 2), (10_000, 11), (KEYS_MAX, 16)])
+def test_a_hub_has_more_threads_for_many(keys: int, threads: int) -> None:
+    """One for up to a thousand, then one more for each thousand, sixteen at most."""
+    assert threads == io_threads(keys)
 
 
 def test_a_hub_counts_nobody_in_a_bad_file(home: Path) -> None:
