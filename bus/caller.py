@@ -42,12 +42,13 @@ Follower = Callable[[Opened], Awaitable[None] | None]
 
 
 class _Request:
-    """One request under way: the hashes of what was sent for it, and the answer when it came."""
+    """One request under way: the hashes of what was sent for it, of which *latest* is the last, and the answer when it came."""
 
     def __init__(self, rid: str) -> None:
         self.rid = rid
         self.subject = reply_subject(rid)
         self.digests: set[str] = set()
+        self.latest = ""
         self.answer: asyncio.Future[tuple[Reply, int]] = asyncio.get_running_loop().create_future()
 
 
@@ -150,7 +151,8 @@ class Caller:
             while (left := deadline - monotonic_s()) > 0:
                 sent_at = self.speaker.now()
                 frame = self.speaker.seal(subject, body, audience=self.audience, rid=request.rid, reason=reason, behalf=behalf)
-                request.digests.add(open_frame(frame).digest)
+                request.latest = open_frame(frame).digest
+                request.digests.add(request.latest)
                 try:
                     failpoint("request.send")
                     await self.transport.publish(subject, frame)
@@ -162,8 +164,11 @@ class Caller:
                     continue
                 if reply.code != NotFresh.code or shifted:
                     return reply
-                shifted = True  # our clock and cloud time differ: the verified refusal tells by how much
-                self.speaker.offset_us += time - sent_at
+                shifted = True
+                if not self.speaker.boot:
+                    # A person's clock and cloud time differ: the verified refusal tells by how much. A daemon's is cloud time as the
+                    # ring above has it, whatever one that was just started again says of what was signed before.
+                    self.speaker.offset_us += time - sent_at
                 request.answer = asyncio.get_running_loop().create_future()
             raise Unreachable(f"no answer to {subject} within {deadline_s:g} s", request=request.rid)
         finally:
@@ -197,8 +202,10 @@ class Caller:
             raise WrongAudience("the answer comes from somebody we did not ask")
         for request in self._waiting[statement.kind]:
             if request.rid == statement.rid and statement.re in request.digests:
-                if not request.answer.done():
-                    request.answer.set_result((parse(statement.body, Reply), statement.time))
+                reply = parse(statement.body, Reply)
+                # What waited while the receiver was away is too old for it; the frame that was sent last is answered by itself.
+                if not request.answer.done() and (reply.code != NotFresh.code or statement.re == request.latest):
+                    request.answer.set_result((reply, statement.time))
                 return
         raise WrongSubject("the answer names a request that we did not send")
 

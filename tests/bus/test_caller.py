@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -13,6 +14,7 @@ from bus import caller as caller_module
 from bus.caller import Caller
 from bus.messages import Reply
 from bus.opening import Opened
+from bus.over_pipe import PipeTransport
 from bus.speaker import reply_subject
 from bus.transport import Faults, MemoryNetwork, MemoryTransport
 from enjin.errors import Unreachable
@@ -93,6 +95,28 @@ async def test_a_clock_that_is_off_is_set_by_a_verified_refusal() -> None:
         assert late.ok
         assert abs(caller.speaker.offset_us) < 1_000_000
     assert cloud.dispatcher.counters["freshness"] == 1
+
+
+@asynchronous
+async def test_a_daemon_keeps_its_time_whatever_one_that_was_started_again_says() -> None:
+    """Frames that waited in the pipe while the receiver was away are too old for it; both requests are answered, and no clock was moved."""
+    cloud = Cloud()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    near = PipeTransport(ours.detach())
+    try:
+        caller = Caller(near, cloud.speaker_of(cloud.operator, daemon=True), cloud.trust, responder=NODE)
+        asked = [asyncio.ensure_future(caller.query(Colours(app=name), deadline_s=5)) for name in ("one", "two")]
+        await until(lambda: caller.counters["repeated"] >= 6)
+        cloud.dispatcher.begin()  # what was signed before this moment is refused
+        far = PipeTransport(theirs.detach())
+        await cloud.dispatcher.serve(far)
+        told = await asyncio.gather(*asked)
+        await far.close()
+    finally:
+        await near.close()
+    assert [msgspec.json.decode(reply.result)["app"] for reply in told] == ["one", "two"]
+    assert cloud.dispatcher.counters["freshness"] >= 1
+    assert caller.speaker.offset_us == 0
 
 
 class _Liar:
