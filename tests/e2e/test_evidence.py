@@ -133,4 +133,4 @@ def test_ring_0_has_no_witness_here(cloud: Raised) -> None:
 
 def _last(path: Any) -> int:
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-        return int(database.execute(f"SELECT max(number) FROM {ENTRIES.name}").fetchone()[0])
+        return int(database.execute(f"SELECT max(number) FROM {ENTRIES.name}").fetchone()[0] or 0)  # None: nothing was copied yet

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 import pytest
 
 from enjin.host import process_start_time
-from tests.cloud import process_table
-from tests.e2e.clouds import BACK_S, Head, Load, Raised, Started, wait_for
+from tests.cloud import ROOT, process_table
+from tests.e2e.clouds import BACK_S, Head, Load, Raised, Started, raised, wait_for
+from tests.places import free_port_base, temporary_home
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 ANSWERS = 40
@@ -36,6 +37,16 @@ def service(cloud: Raised, ring: int, name: str) -> Started:
     if len(names) != 1:
         raise LookupError(f"services {name} of ring {ring}: {names}")
     return cloud.service(ring, names[0])
+
+
+@pytest.fixture(scope="module")
+def hello() -> Iterator[Raised]:
+    """A cloud of this module's own, with hello live in it: other modules need not live with what was killed here."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with temporary_home() as folder, raised(folder, free_port_base()) as made:
+        made.push(ROOT / "examples/hello", "hello")
+        yield made
 
 
 @pytest.fixture
