@@ -19,7 +19,6 @@ from tests.places import free_port_base, temporary_home
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 ANSWERS = 40
-SETTLED_S = 90.0  # a deadline, not a promise: how soon each is back stands in tests/bench/recovery.py
 
 DAEMONS = {
     "ring 1's daemon": (1, "daemon"),
@@ -86,7 +85,7 @@ def test_no_request_fails_when_a_daemon_dies(load: Load, what: str) -> None:
     killed = service(cloud, *DAEMONS[what])
     os.kill(killed.pid, signal.SIGKILL)
     back = cloud.wait_back(lambda: service(cloud, *DAEMONS[what]), killed)
-    wait_for(lambda: cloud.settled("hello"), SETTLED_S, f"the cloud after {what} was killed")
+    wait_for(lambda: cloud.settled("hello"), BACK_S, f"the cloud after {what} was killed")
     load.wait_answers(ANSWERS)
     assert load.failures == []
     assert (app_process(cloud), cloud.init_of(1)) == (app, init)
