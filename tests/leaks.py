@@ -113,13 +113,14 @@ def _control_groups() -> Iterator[str]:
 
 
 def things() -> set[str]:
-    """Return everything on this machine that has a name only enjin gives."""
+    """Return everything on this machine that has a name only enjin gives, or that a test leaves."""
     found = {f"network namespace {name}" for name in _names("/run/netns") if OURS.match(name)}
     found |= {f"link {name}" for name in _names("/sys/class/net") if OURS.match(name)}
     found |= set(_control_groups())
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
         target = line.split()[4]
-        if any(OURS.match(part) for part in target.split("/")):
+        # `ip netns add` of a test binds the directory of namespaces onto itself: that has no name of ours, and is left all the same.
+        if target == "/run/netns" or any(OURS.match(part) for part in target.split("/")):
             found.add(f"mount {target}")
     for folder, pattern in FOLDERS:
         found |= {f"path {path}" for path in Path(folder).glob(pattern)} if os.access(folder, os.R_OK) else set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import subprocess
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from tests.rack.test_relay import impatient, paint
 
 __all__ = ["impatient"]
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("as_root")]
+NAMESPACES = "/run/netns"
 NEAR, FAR = "192.0.2.1", "192.0.2.2"
 PORTS = (7001, 7002)
 
@@ -39,9 +41,11 @@ class Cable:
         self.path = str(folder / "near.sock")
         self._hub = hub
         self._relays: list[Relay] = []
+        self._bound = True
 
     def lay(self) -> None:
         """Make namespaces, cable and relays."""
+        self._bound = os.path.ismount(NAMESPACES)
         for name in (self.near, self.far):
             ip("netns", "add", name)
         ip("link", "add", "cable", "netns", self.near, "type", "veth", "peer", "name", "cable", "netns", self.far)
@@ -76,6 +80,8 @@ class Cable:
             relay.end()
         for name in (self.near, self.far):
             ip("netns", "del", name, check=False)
+        if not self._bound:  # the first `ip netns add` binds the directory onto itself and leaves it so; busy: others have one there now
+            subprocess.run(["umount", NAMESPACES], check=False, capture_output=True, timeout=20)
 
 
 @contextlib.contextmanager
