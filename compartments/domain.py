@@ -115,8 +115,8 @@ class Domain:
         self.on_relay: list[Callable[[str, str, bytes], None]] = []
         self.on_group: list[Callable[[Opened], Awaitable[None]]] = []
         self.on_tell: list[Callable[[Observation, str], None]] = []
-        self._belief = Belief(trust)
-        self._belief.sync(self.world)
+        self.belief = Belief(trust)
+        self.belief.sync(self.world)
         self.journal.on_commit(self._committed)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -264,7 +264,7 @@ class Domain:
         return accounts.authenticate(self.world, token, self.journal.now())
 
     def _committed(self, stretch: Stretch) -> None:
-        self._belief.sync(self.world)
+        self.belief.sync(self.world)
         self.tell_soon(Committed(number=stretch.commit.number, hash=stretch.commit.hash))
         for callback in self.on_change:
             callback()

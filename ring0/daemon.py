@@ -24,10 +24,10 @@ from compartments import copies, graph
 from compartments.daemons import groups_of_node
 from compartments.domain import Domain
 from compartments.door import DomainDoor
-from compartments.rows import Cloud, Grant
+from compartments.rows import Cloud
 from enjin import daemon, log
 from enjin.canonical import from_text, to_text
-from enjin.errors import ConfigError, EnjinError, Refused, StepFailed
+from enjin.errors import ConfigError, EnjinError, StepFailed
 from enjin.host import read_bounded
 from keys.keyring import Keyring
 from keys.trust import TrustSet
@@ -78,8 +78,7 @@ class Ring0:
             lambda: foundation.nats_port(0) if (port := nats_port(self.domain.world, 0)) == UNSAID else port,
             lambda: self._publish(),
         )
-        self._believed = (0, 0, 1)
-        self._believe()
+        self._published = 0
         if self.keyring.issuer is None:
             raise ConfigError("ring 0's issuer seed is missing", hint="restore ring0/keys from your copy")
         self.enrolling = Enrolling(self.domain, self.keyring.issuer)
@@ -114,27 +113,13 @@ class Ring0:
             init.close()
 
     def _changed(self) -> None:
-        news = self._believe()
         if self.caring is not None:
             self.caring.poke()
         self.enrolling.poke()
         self.bus.admit()
-        if news:
+        if self.domain.belief.changes != self._published:
+            self._published = self.domain.belief.changes
             self._publish()
-
-    def _believe(self) -> bool:
-        """Believe every enrolled grant whose chain holds, and return whether what we believe has changed."""
-        world = self.domain.world
-        state = (world.count(Grant), len(self.trust.revoked), self.trust.root.version)
-        if state == self._believed:
-            return False
-        self._believed = state
-        for row in sorted(world.all(Grant), key=lambda row: (row.ring, -row.role, row.not_before, row.id)):
-            try:
-                self.trust.add(from_text(row.frame))
-            except Refused as error:
-                self.log.warning("grant.refused", error=error, hash=row.id)
-        return True
 
     def _genesis(self) -> FoundCloud:
         foundation = self.foundation
