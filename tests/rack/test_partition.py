@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import secrets
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,66 +20,78 @@ from tests.rack.test_relay import impatient, paint
 
 __all__ = ["impatient"]
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("as_root")]
-NAMESPACES = "/run/netns"
-NEAR, FAR = "192.0.2.1", "192.0.2.2"
 PORTS = (7001, 7002)
 
 
-def ip(*words: str, check: bool = True) -> None:
+def ip(*words: str) -> None:
     """Run `ip`."""
-    subprocess.run(["ip", *words], check=check, capture_output=True, timeout=20)
+    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=20)
+
+
+class Space:
+    """A network namespace that lives as long as one process in it: nothing is mounted, as `ip netns add` would."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._holder = subprocess.Popen(
+            ["unshare", "--net", "sh", "-c", "echo there; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self._holder.stdout and self._holder.stdout.readline() == b"there\n"
+        self.pid = str(self._holder.pid)
+        self.within = ("nsenter", f"--net=/proc/{self.pid}/ns/net")
+
+    def ip(self, *words: str) -> None:
+        """Run `ip` inside."""
+        subprocess.run([*self.within, "ip", *words], check=True, capture_output=True, timeout=20)
+
+    def silence(self, peer: Space) -> None:
+        """Let nothing leave for *peer*: the other direction still works."""
+        self.ip("route", "replace", "blackhole", f"{peer.address}/32")
+
+    def loosen(self, peer: Space) -> None:
+        """Undo ``silence``."""
+        self.ip("route", "del", "blackhole", f"{peer.address}/32")
+
+    def end(self) -> None:
+        """Let it go."""
+        self._holder.communicate(timeout=20)
 
 
 class Cable:
     """Two network namespaces with a virtual cable between them, and a relay in each: from a socket's path to the hub's."""
 
     def __init__(self, folder: Path, hub: RunningHub) -> None:
-        self.tag = f"enjrack{secrets.token_hex(3)}"
-        self.near, self.far = f"{self.tag}a", f"{self.tag}b"
         self.path = str(folder / "near.sock")
         self._hub = hub
         self._relays: list[Relay] = []
-        self._bound = True
+        self.near, self.far = Space("192.0.2.1"), Space("192.0.2.2")
 
     def lay(self) -> None:
-        """Make namespaces, cable and relays."""
-        self._bound = os.path.ismount(NAMESPACES)
-        for name in (self.near, self.far):
-            ip("netns", "add", name)
-        ip("link", "add", "cable", "netns", self.near, "type", "veth", "peer", "name", "cable", "netns", self.far)
-        for name, address in ((self.near, NEAR), (self.far, FAR)):
-            ip("-n", name, "address", "add", f"{address}/30", "dev", "cable")
-            ip("-n", name, "link", "set", "cable", "up")
-        ends = tuple(f"tcp:{FAR}:{port}" for port in PORTS)
+        """Make the cable and the relays."""
+        near, far = self.near, self.far
+        ip("link", "add", "cable", "netns", near.pid, "type", "veth", "peer", "name", "cable", "netns", far.pid)
+        for space in (near, far):
+            space.ip("address", "add", f"{space.address}/30", "dev", "cable")
+            space.ip("link", "set", "cable", "up")
+        ends = tuple(f"tcp:{far.address}:{port}" for port in PORTS)
         hub, path = self._hub.endpoint, self.path
-        within = ("ip", "netns", "exec")
-        self._relays.append(Relay(f"{ends[0]}=unix:{hub}", f"{ends[1]}=unix:{hub}.pub", prefix=(*within, self.far)))
-        self._relays.append(Relay(f"unix:{path}={ends[0]}", f"unix:{path}.pub={ends[1]}", prefix=(*within, self.near)))
+        self._relays.append(Relay(f"{ends[0]}=unix:{hub}", f"{ends[1]}=unix:{hub}.pub", prefix=far.within))
+        self._relays.append(Relay(f"unix:{path}={ends[0]}", f"unix:{path}.pub={ends[1]}", prefix=near.within))
 
     def pull(self) -> None:
         """Let nothing pass any more."""
-        ip("-n", self.near, "link", "set", "cable", "down")
+        self.near.ip("link", "set", "cable", "down")
 
     def plug(self) -> None:
         """Let everything pass again."""
-        ip("-n", self.near, "link", "set", "cable", "up")
-
-    def silence(self, name: str, peer: str) -> None:
-        """Let nothing leave namespace *name* for *peer*: the other direction still works."""
-        ip("-n", name, "route", "replace", "blackhole", f"{peer}/32")
-
-    def loosen(self, name: str, peer: str) -> None:
-        """Undo ``silence``."""
-        ip("-n", name, "route", "del", "blackhole", f"{peer}/32")
+        self.near.ip("link", "set", "cable", "up")
 
     def remove(self) -> None:
         """Leave nothing behind."""
         for relay in self._relays:
             relay.end()
-        for name in (self.near, self.far):
-            ip("netns", "del", name, check=False)
-        if not self._bound:  # the first `ip netns add` binds the directory onto itself and leaves it so; busy: others have one there now
-            subprocess.run(["umount", NAMESPACES], check=False, capture_output=True, timeout=20)
+        for space in (self.near, self.far):
+            space.end()
 
 
 @contextlib.contextmanager
@@ -124,14 +134,14 @@ async def test_c04_both_sides_go_on_and_are_equal_after_healing(tmp_path: Path, 
     """Cut off, a client is not answered and nobody else notices; healed, what it wanted meanwhile is done, once."""
     with running_hub(tmp_path) as hub, cabled(tmp_path, hub) as cable:
         async with Sides(hub, cable) as sides:
-            name, peer = (cable.near, FAR) if way == "out" else (cable.far, NEAR)
-            cable.pull() if way == "both" else cable.silence(name, peer)
+            quiet, peer = (cable.near, cable.far) if way == "out" else (cable.far, cable.near)
+            cable.pull() if way == "both" else quiet.silence(peer)
             rid = sides.cloud.rid()
             with pytest.raises(Unreachable):
                 await sides.there.command(Paint(app="a50"), rid=rid, deadline_s=0.5)
             under_way = asyncio.ensure_future(sides.there.command(Paint(app="a51"), deadline_s=DEADLINE_S))
             await paint(sides.cloud, sides.here, 10, 5)
-            cable.plug() if way == "both" else cable.loosen(name, peer)
+            cable.plug() if way == "both" else quiet.loosen(peer)
             first = await sides.there.command(Paint(app="a50"), rid=rid, deadline_s=DEADLINE_S)
             assert (first.ok, (await under_way).ok) == (True, True)
             done = [wish.app for wish, _ in sides.cloud.journal.entries]  # type: ignore[attr-defined]
