@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
@@ -53,9 +53,10 @@ def _name_errors(_logger: Any, _method: str, event: MutableMapping[str, Any]) ->
     return event
 
 
-def configure(**bound: Any) -> None:
-    """Set logging up for this process; *bound* fields (ring, node, component) stand in every line."""
-    terminal = sys.stderr.isatty()
+def configure(*, stream: TextIO | None = None, **bound: Any) -> None:
+    """Set logging up for this process, to *stream* or standard error; *bound* fields (ring, node, component) stand in every line."""
+    stream = stream or sys.stderr
+    terminal = stream.isatty()
     renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(sort_keys=True)
     structlog.configure(
         processors=[
@@ -67,7 +68,7 @@ def configure(**bound: Any) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.clear_contextvars()

@@ -6,11 +6,13 @@ measured; a missed target is printed, not an error.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
 from collections.abc import Callable
 
+from enjin import log
 from tests import cloud as clouds
 from tests.bench import (
     asking,
@@ -95,7 +97,9 @@ def measure(groups: list[str]) -> tuple[list[Row], int]:
 def main(arguments: list[str]) -> int:
     """Measure and print."""
     names = [argument for argument in arguments if argument != "--json"]
-    found, failed = measure(chosen(names))
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:  # the daemons' classes log in this process; the figures alone are printed
+        log.configure(stream=nowhere)
+        found, failed = measure(chosen(names))
     asked = {figure for name in names for figure in (GROUPS[name][0] if name in GROUPS else (name,))}
     found = [row for row in found if not names or row.figure.name in asked]
     print(render_json(found) if "--json" in arguments else render_table(found))
