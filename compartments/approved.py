@@ -15,7 +15,10 @@ from bus.envelope import Statement, read_statement
 from bus.messages import Role
 from compartments import operators
 from compartments.approvals import Approve
+from compartments.destroying import DestroyCompartment
+from compartments.rows import RevokedKey
 from compartments.rows_approvals import Approval, ApprovalRequest
+from compartments.rows_endings import Ending
 from compartments.world import World
 from enjin.canonical import from_text, parse
 from enjin.errors import EnjinError, Refused
@@ -25,6 +28,7 @@ from keys.signing import verify
 from keys.trust import TrustSet
 
 APPROVAL: Final = f"command.{Approve.KIND}"
+DESTROY: Final = f"command.{DestroyCompartment.KIND}"
 
 
 class NotApproved(Refused):
@@ -93,3 +97,42 @@ def check(world: World, trust: TrustSet, kind: str, path: str, time: int) -> Non
         needed = operators.needed(world, path, row.asker, row.time)
         if len(agreed) < needed:
             raise NotApproved(f"request {row.id} has {len(agreed)} approvals that hold, and needs {needed}")
+
+
+def check_order(world: World, trust: TrustSet, ending: Ending, path: str) -> None:
+    """Check that the compartment at *path* was asked to be destroyed, and with the approvals that it needs, which another ring counted.
+
+    An order counts for a day from its signing: so many operators as there were then, by what we know ourselves, must have agreed. A key
+    that was revoked before we heard of the order does not count; one that is revoked later did.
+
+    Raises:
+        NotApproved: The messages in *ending* do not hold, are about another compartment, too old, or too few.
+    """
+    try:
+        statement, frame, grant = open_signed(ending.asked, trust)
+        opened = {text: open_signed(text, trust) for text in ending.given}
+        wish = parse(statement.body, DestroyCompartment) if statement.kind == DESTROY else None
+    except NotApproved:
+        raise
+    except EnjinError as error:
+        raise NotApproved(f"the order to destroy {path} does not hold: {error.message}") from error
+    if wish is None or wish.confirm != ending.compartment:
+        raise NotApproved(f"the order to destroy {path} was signed for something else")
+    if abs(ending.since - statement.time) > operators.DAY_US:
+        raise NotApproved(f"the order to destroy {path} is older than a day")
+    if grant.role < Role.OPERATOR or not within_path(path, grant.compartment):
+        raise NotApproved(f"the order to destroy {path} was signed by somebody who does not operate it")
+    if _revoked(world, frame, statement, ending.since):
+        raise NotApproved(f"the order to destroy {path} was signed with a key that is revoked")
+    asker = statement.behalf.account if statement.behalf is not None else statement.iss
+    given = [text for text, (said, signed, _) in opened.items() if not _revoked(world, signed, said, ending.since)]
+    agreed = signers(ending.asked, given, ending.request, path, trust)
+    needed = operators.needed(world, path, asker, statement.time)
+    if len(agreed) < needed:
+        raise NotApproved(f"destroying {path} has {len(agreed)} approvals that hold, and needs {needed}")
+
+
+def _revoked(world: World, frame: Frame, statement: Statement, time: int) -> bool:
+    """Whether the key that signed *frame*, or the grant that it spoke by, was revoked at *time*."""
+    rows = (world.get(RevokedKey, str(frame.key_id)), world.get(RevokedKey, statement.grant))
+    return any(row is not None and row.time <= time for row in rows)

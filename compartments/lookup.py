@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from compartments.row import Row
 from compartments.rows import Account, Compartment, Network, Node, Tier, Token
+from compartments.rows_endings import Ending
 from compartments.world import World
 from enjin.errors import NotFound, Refused
 from enjin.names import Name, NodeId, shorten
@@ -76,6 +77,14 @@ class NameTaken(Refused):
     code = "E-LKP-002"
     http_status = 409
     remedy = "choose another name"
+
+
+class BeingDestroyed(Refused):
+    """A compartment is being destroyed, and nothing new is made in it."""
+
+    code = "E-CMP-008"
+    http_status = 409
+    remedy = "use another one; `enjin compartment destroy NAME --dry-run` says how far it is"
 
 
 class _Way(NamedTuple):
@@ -143,6 +152,20 @@ def _id_of(row: Any) -> str:
 def compartment(world: World, text: str) -> Compartment:
     """Return the compartment that *text* names. Raises: NoSuchCompartment, Ambiguous."""
     return find_one(world, Compartment, text)
+
+
+def open_compartment(world: World, text: str) -> Compartment:
+    """Return the compartment that *text* names, for something new in it. Raises: NoSuchCompartment, Ambiguous, BeingDestroyed."""
+    row = compartment(world, text)
+    check_open(world, row)
+    return row
+
+
+def check_open(world: World, row: Compartment) -> None:
+    """Check that something new may be made in compartment *row*. Raises: BeingDestroyed."""
+    ending = world.get(Ending, row.id)
+    if ending is not None and ending.state != "kept":
+        raise BeingDestroyed(f"compartment {row.name} is being destroyed")
 
 
 def node(world: World, text: str) -> Node:

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from compartments import rows, rows_approvals, rows_apps, rows_joining
+from compartments import rows, rows_approvals, rows_apps, rows_endings, rows_joining
 from compartments.row import Row
 from enjin.errors import InvariantError
 
@@ -35,7 +35,7 @@ def _sum(groups: Iterable[Iterable[type[Row]]]) -> dict[str, type[Row]]:
     return dict(sorted(found.items()))
 
 
-ROW_TYPES: Final = MappingProxyType(_sum((rows.ROWS, rows_approvals.ROWS, rows_apps.ROWS, rows_joining.ROWS)))
+ROW_TYPES: Final = MappingProxyType(_sum((rows.ROWS, rows_approvals.ROWS, rows_apps.ROWS, rows_endings.ROWS, rows_joining.ROWS)))
 NAMES: Final = MappingProxyType({shape: name for name, shape in ROW_TYPES.items()})
 
 

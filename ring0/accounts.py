@@ -113,9 +113,9 @@ def token_place(wish: RevokeToken, world: World) -> str:
 
 
 def create(wish: CreateAccount, world: World, at: Moment) -> Iterator[Fact]:
-    """Make an account. Raises: BadName, NameTaken, NoSuchCompartment, Forbidden."""
+    """Make an account. Raises: BadName, NameTaken, NoSuchCompartment, BeingDestroyed, Forbidden."""
     name = lookup.fresh_name(world, Account, wish.name)
-    place = lookup.compartment(world, wish.compartment)
+    place = lookup.open_compartment(world, wish.compartment)
     if standing.level(world, wish.role) > at.asker.role or not standing.covers(world, at.asker, place.id):
         raise Forbidden(f"you cannot make somebody {wish.role} of {place.name}")
     yield AccountCreated(id=at.id(0, "a"), name=name, compartment=place.id, role=wish.role, time=at.time)
@@ -142,7 +142,7 @@ def create_token(wish: CreateToken, world: World, at: Moment) -> Iterator[Fact]:
     account = _active(world, wish.account)
     if at.asker.role < Role.OPERATOR and at.asker.id != account.id:
         raise Forbidden("you may make tokens of your own account alone")
-    place = lookup.compartment(world, wish.compartment or account.compartment)
+    place = lookup.open_compartment(world, wish.compartment or account.compartment)
     if standing.level(world, wish.role) > standing.role_in(world, account.id, place.id):
         raise TokenTooWide(f"account {account.name} is not {wish.role} in {place.name}")
     if standing.level(world, wish.role) > at.asker.role or not standing.covers(world, at.asker, place.id):

@@ -105,7 +105,7 @@ class ListAddresses(Query, kind="address.list", kw_only=True):
 def create(wish: CreateNetwork, world: World, at: Moment) -> Iterator[Fact]:
     """Make a network. Raises: BadName, NameTaken, NoSuchCompartment, BadAddress, AddressTaken, Invalid."""
     name = lookup.fresh_name(world, Network, wish.name)
-    place = lookup.compartment(world, wish.compartment) if wish.compartment else places.root(world)
+    place = lookup.open_compartment(world, wish.compartment) if wish.compartment else places.root(world)
     if not RESERVED_MIN <= wish.reserved <= RESERVED_MAX:
         raise Invalid(f"a network reserves {RESERVED_MIN} to {RESERVED_MAX} addresses")
     ipv4 = str(addressing.range4(wish.ipv4))

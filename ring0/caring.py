@@ -28,6 +28,7 @@ from ring0 import charters
 from ring0.beacons import beacon_for
 from ring0.buses import UNSAID, nats_port
 from ring0.children import FOLLOWED, Child
+from ring0.closing import Closing
 from ring0.foundation import Foundation
 from ring0.keys import EnrollKey, generation
 from ring0.launch import ports, read_build_settings
@@ -74,6 +75,7 @@ class Caring:
         if keyring.issuer is None:
             raise InvariantError("ring 0 has no issuer key")
         self._telling = Telling(domain, keyring.issuer, lambda: self._children, self._charter)
+        self.closing = Closing(domain, lambda: self._children, self._telling.bring)
         self._unmade: tuple[str, ...] = ()
         self._loop = Reconciler(observe=self._observe, plan=self._plan, check=_check, apply=self._apply, name="caring")
         for node in domain.world.find(Node, ring=1):
@@ -83,6 +85,7 @@ class Caring:
         """Say that World changed."""
         self._loop.poke()
         self._telling.poke()
+        self.closing.poke()
 
     def reachable(self) -> list[tuple[str, str, bool]]:
         """Return the ring 1 nodes that run, each with its hub's public key (hex) and whether we reach it over NATS."""
@@ -102,6 +105,7 @@ class Caring:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._loop.run())
                 group.create_task(self._telling.run())
+                group.create_task(self.closing.run())
         finally:
             for task in self._tasks.values():
                 task.cancel()

@@ -17,7 +17,7 @@ from bus.caller import Caller
 from bus.journal import Follower, Head, cosign
 from bus.journal.errors import Diverged, Forked, RolledBack, StaleEpoch
 from bus.journal.snapshot import SNAPSHOT_EVERY
-from bus.messages import Command, Reply
+from bus.messages import Command, Query, Reply
 from bus.moving import LINGER_S, go_over
 from bus.over_zmq import ZmqTransport
 from bus.speaker import Speaker
@@ -217,6 +217,13 @@ class Child:
     async def command(self, wish: Command, *, rid: str = "", reason: str = "", deadline_s: float = 30.0) -> Reply:
         """Want something of the child. Raises: what it refuses with; Unreachable."""
         reply = await (await self.caller()).command(wish, rid=rid, reason=reason, deadline_s=deadline_s)
+        if not reply.ok:
+            raise from_reply(reply.code, reply.message, reply.hint)
+        return reply
+
+    async def query(self, query: Query, *, deadline_s: float = 30.0) -> Reply:
+        """Ask the child. Raises: what it refuses with; Unreachable."""
+        reply = await (await self.caller()).query(query, deadline_s=deadline_s)
         if not reply.ok:
             raise from_reply(reply.code, reply.message, reply.hint)
         return reply

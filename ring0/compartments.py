@@ -88,9 +88,9 @@ def root(world: World) -> Compartment:
 
 
 def create(wish: CreateCompartment, world: World, at: Moment) -> Iterator[Fact]:
-    """Make a compartment. Raises: BadName, NameTaken, NoSuchCompartment, TooDeep, Invalid."""
+    """Make a compartment. Raises: BadName, NameTaken, NoSuchCompartment, BeingDestroyed, TooDeep, Invalid."""
     name = lookup.fresh_name(world, Compartment, wish.name)
-    parent = lookup.compartment(world, wish.parent) if wish.parent else root(world)
+    parent = lookup.open_compartment(world, wish.parent) if wish.parent else root(world)
     if len(graph.home_path(world, parent.id)) >= DEPTH_MAX:
         raise TooDeep(f"homes are nested at most {DEPTH_MAX} deep")
     if len(wish.summary) > SUMMARY_CHARACTERS_MAX:
@@ -104,8 +104,8 @@ def created(wish: CreateCompartment, world: World, _at: Moment) -> object:
 
 
 def contain(wish: ContainCompartment, world: World, at: Moment) -> Iterator[Fact]:
-    """Add a further edge. Raises: NoSuchCompartment, NoSuchNode, WouldCycle, AlreadyThere, Forbidden."""
-    parent, child = lookup.compartment(world, wish.compartment), _child(world, wish.child)
+    """Add a further edge. Raises: NoSuchCompartment, BeingDestroyed, NoSuchNode, WouldCycle, AlreadyThere, Forbidden."""
+    parent, child = lookup.open_compartment(world, wish.compartment), _child(world, wish.child)
     standing.require(world, at.asker, child)
     graph.check_edge(world, parent.id, child)
     yield CompartmentContained(parent=parent.id, child=child)

@@ -31,6 +31,7 @@ from enjin.errors import ConfigError, EnjinError, StepFailed
 from enjin.host import read_bounded
 from keys.keyring import Keyring
 from keys.trust import TrustSet
+from ring0 import destroying
 from ring0.admitting import Admitting
 from ring0.buses import UNSAID, nats_port
 from ring0.caring import Caring
@@ -68,7 +69,13 @@ class Ring0:
             epoch=charter.epoch,
             path=home / "ring0" / "journal.db",
             shared=foundation.journal,
-            rows=(*SERVICES, copies.questions(lambda: self.caring.copies() if self.caring is not None else ())),
+            rows=(
+                *SERVICES,
+                copies.questions(lambda: self.caring.copies() if self.caring is not None else ()),
+                destroying.questions(
+                    lambda: self.caring.closing.notes if self.caring is not None else {}, lambda: self.domain.journal.now()
+                ),
+            ),
             locate=lambda world, name: graph.locate(world, name) if world.count(Cloud) else "cloud",
             groups=lambda world: groups_of_node(world, foundation.node),
         )

@@ -81,7 +81,7 @@ def request(wish: RequestKey, world: World, at: Moment) -> Iterator[Fact]:
     key = str(key_id(bytes.fromhex(wish.message)))
     if world.find(Grant, key=key) or world.get(KeyRequest, key) is not None or world.get(RevokedKey, key) is not None:
         raise NotEnrollable(f"key {key[:16]} is known already", hint="make a new key")
-    place = lookup.compartment(world, wish.compartment) if wish.compartment else places.root(world)
+    place = lookup.open_compartment(world, wish.compartment) if wish.compartment else places.root(world)
     level = standing.level(world, wish.role)
     if level > at.asker.role or not standing.covers(world, at.asker, place.id):
         raise Forbidden(f"you cannot make a key that is {wish.role} of {place.name}")

@@ -85,7 +85,7 @@ def invite(wish: Invite, world: World, at: Moment) -> Iterator[Fact]:
         TooManyJoinTokens, TooManyKeys, BadName, NameTaken, NoSuchCompartment.
     """
     _check_template(wish)
-    place = lookup.compartment(world, wish.compartment) if wish.compartment else places.root(world)
+    place = lookup.open_compartment(world, wish.compartment) if wish.compartment else places.root(world)
     level = standing.level(world, wish.role)
     if level > at.asker.role or not standing.covers(world, at.asker, place.id):
         raise Forbidden(f"you cannot invite somebody to be {wish.role} of {place.name}")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from bus.messages import Asker, Command, Fact, Moment, Query, Question, Role, Rule
-from compartments import graph, standing
+from compartments import graph, lookup, standing
 from compartments.facts.accounts import KeyEnrolled, KeyReplaced, KeyRevoked
 from compartments.rows import Account, Cloud, Grant, Node, RevokedKey
 from compartments.world import World
@@ -143,6 +143,7 @@ def enroll(wish: EnrollKey, world: World, at: Moment) -> Iterator[Fact]:
     place = graph.at_path(world, fact.compartment)
     if place is None:
         raise NotEnrollable(f"there is no compartment {shorten(fact.compartment)!r}")
+    lookup.check_open(world, place)
     if fact.role > at.asker.role or not standing.covers(world, at.asker, place.id):
         raise Forbidden("the grant gives more than you have yourself")
     if fact.expiry <= at.time:

@@ -25,6 +25,7 @@ from supervision.init.heirs import inherit
 
 INIT_SOCKET: Final = "init/init.sock"
 DAEMON_SOCKET: Final = "init/ring0.sock"
+INIT_LOG: Final = "log/init.log"
 SPEC: Final = "init/init.json"
 HANDS_SETTINGS: Final = "init/hands.json"
 BUILD_SETTINGS: Final = "init/build.json"
@@ -128,7 +129,7 @@ def start_init(home: Path, runtime: Path, foundation: Foundation, specification:
     if systemd_runs():
         _start_unit(home, foundation, program)
         return
-    with open(home / "log" / "init.log", "ab") as output, open(home / SPEC, "rb") as spec:
+    with open(home / INIT_LOG, "ab") as output, open(home / SPEC, "rb") as spec:
         failpoint("init.spawn")
         child = subprocess.Popen(
             [str(runtime / "bin" / "python"), "-I", "-S", program, "--spec", "0"],

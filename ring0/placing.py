@@ -97,7 +97,7 @@ def place(wish: PlaceNode, world: World, at: Moment) -> Iterator[Fact]:
 
 def _where(wish: PlaceNode, world: World) -> tuple[str, str]:
     """Return the supervisor and the home of the node that is wished for."""
-    asked = lookup.compartment(world, wish.compartment).id if wish.compartment else ""
+    asked = lookup.open_compartment(world, wish.compartment).id if wish.compartment else ""
     if wish.supervisor:
         supervisor = lookup.node(world, wish.supervisor)
         if supervisor.ring != 0:

@@ -16,6 +16,7 @@ from ring0 import (
     charters,
     compartments,
     daemons,
+    destroying,
     enrolling,
     genesis,
     graph,
@@ -30,5 +31,5 @@ from ring0 import (
 SERVICES: Final = (
     genesis.TABLE, compartments.TABLE, tiers.TABLE, addresses.TABLE, nodes.TABLE, keys.TABLE, enrolling.TABLE,
     accounts.TABLE, charters.TABLE, graph.TABLE, daemons.TABLE, roots.TABLE, approvals.TABLE, inviting.TABLE, joining.TABLE,
-    buses.TABLE,
+    buses.TABLE, destroying.TABLE,
 )  # fmt: skip

@@ -96,6 +96,10 @@ class Telling:
             await asyncio.sleep(GAP_S)
             await _wait(self._news[node])
 
+    async def bring(self, node: str, child: Child) -> None:
+        """Tell *node* what it must know now, and return when it has it. Raises: what it refuses with; Unreachable."""
+        await self._tell(node, child)
+
     async def _tell(self, node: str, child: Child) -> None:
         await self._domain.journal.settled()
         count = self._domain.world.count(RevokedKey)

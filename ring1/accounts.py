@@ -23,7 +23,7 @@ from compartments.rows import Account, AccountRole, Compartment, Token
 from compartments.world import World
 from enjin.errors import Forbidden, Invalid
 from enjin.names import Name, shorten
-from ring1.tenancy import find_compartment, name_of, sees, suggestion, where_compartment
+from ring1.tenancy import find_compartment, name_of, open_compartment, sees, suggestion, where_compartment
 
 LEVELS: Final[dict[RoleName, Role]] = {"tenant": Role.TENANT, "operator": Role.OPERATOR}
 HASH: Final = re.compile(r"[0-9a-f]{64}")
@@ -65,10 +65,10 @@ def create(wish: CreateToken, world: World, at: Moment) -> Iterator[Fact]:
 
     Raises:
         Forbidden: A higher role than the asker's.
-        NoSuchCompartment, BadToken, NameTaken.
+        NoSuchCompartment, BeingDestroyed, BadToken, NameTaken.
     """
     asker = at.asker
-    compartment = find_compartment(world, wish.compartment, asker)
+    compartment = open_compartment(world, wish.compartment, asker)
     if LEVELS[wish.role] > asker.role:
         raise Forbidden(f"you may not make a token with the role {wish.role}")
     if HASH.fullmatch(wish.secret_hash) is None or world.first(Token, secret_hash=wish.secret_hash):

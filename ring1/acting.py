@@ -22,6 +22,7 @@ from keys.sealing import open_value
 from ring1 import steps
 from ring1.agents import Agents
 from ring1.builds import Builds, NoSource
+from ring1.ending import Endings
 from ring1.packages import list_trees
 from ring1.plan import Seen, plan
 from ring1.releases import BuildFailed, Built, Failed
@@ -52,6 +53,7 @@ class Acting:
         self._hands = HandsLink(hands, self._exited)
         self._builds = Builds(self._home, self.poke)
         self._secrets = SealingKeys(domain, self._home)
+        self._endings = Endings(domain, agents, self._secrets)
         self._nodes: dict[str, Running] = {}
         self._fabric = not ground.bridge
         self._since = domain.journal.now()
@@ -105,6 +107,7 @@ class Acting:
         with contextlib.suppress(StepFailed):
             routes = await self._router.observe()
         await self._secrets.settle()
+        await self._endings.settle()
         return Seen(
             now=self._domain.journal.now(),
             since=self._since,

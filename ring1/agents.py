@@ -73,7 +73,7 @@ class Agents:
     def __init__(
         self, domain: Domain, keyring: Keyring, identity: Identity, init: InitLink, home: Path, changed: Callable[[], None]
     ) -> None:
-        self._domain, self._keyring, self._identity, self._init, self._home = domain, keyring, identity, init, home
+        self._domain, self._keyring, self._identity, self.init, self.home = domain, keyring, identity, init, home
         self._changed = changed
         self._log = log.get("agents")
         self._agents: dict[str, Agent] = {}
@@ -118,7 +118,7 @@ class Agents:
         """Have init run the agent of *compartment* (an id) and open the pipe to it; harmless when it runs."""
         agent = Agent(compartment, f"a-{compartment.rpartition('-')[2]}")
         name = f"agent-{compartment}"
-        handles = await self._init.channel(name)
+        handles = await self.init.channel(name)
         await self.give_configuration(agent, name)
         python = f"{self._identity.runtime}/bin/python"
         own = {"uid": uid, "gid": uid} if self._identity.strategy == "jail" else {}
@@ -133,9 +133,9 @@ class Agents:
             **own,
         }
         failpoint("agent.spawn")
-        if not (await self._init.spawn(service))["wanted"]:  # it was ended when its compartment had nothing left to run
-            await self._init.start(name)
-        agent.pipe = PipeTransport(await self._init.take(handles[1]))
+        if not (await self.init.spawn(service))["wanted"]:  # it was ended when its compartment had nothing left to run
+            await self.init.start(name)
+        agent.pipe = PipeTransport(await self.init.take(handles[1]))
         await self._domain.dispatcher.serve(agent.pipe, f"pipe:{agent.node}")
         await agent.pipe.subscribe("reply", lambda subject, frame: self._relay.up(agent.node, agent.grant, subject, frame))
         agent.caller = Caller(agent.pipe, self._domain.speaker, self._domain.trust, responder=agent.node, ring=self._domain.place.ring)
@@ -146,7 +146,7 @@ class Agents:
         """End the agent of *compartment*."""
         agent = self._agents.pop(compartment, None)
         with contextlib.suppress(InitUnknown):
-            await self._init.stop(f"agent-{compartment}", grace_ms=2_000)
+            await self.init.stop(f"agent-{compartment}", grace_ms=2_000)
         if agent is not None and agent.pipe is not None:
             await agent.pipe.close()
 
@@ -188,7 +188,7 @@ class Agents:
 
     async def give_configuration(self, agent: Agent, name: str) -> None:
         """Leave the agent's keys and grants with init, where every start of the agent finds them."""
-        directory = self._home / "ring1" / "agents" / agent.compartment
+        directory = self.home / "ring1" / "agents" / agent.compartment
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         generation = self._keyring.generation(self._domain.trust.grant(self._domain.grant).keys.message)  # with ours, theirs is replaced
         keyring = Keyring(self._identity.cloud, create_seed(directory / "node.seed"), generation=generation)
@@ -211,7 +211,7 @@ class Agents:
             "roots": [to_text(frame) for frame in trust.roots.successors],
             "grants": [to_text(frame) for frame in needed],
             "offset_us": self._domain.journal.now() - clock().boot_us,
-            "home": str(self._home),
+            "home": str(self.home),
             "compartments": [row.id for row in graph.home_path(self._domain.world, agent.compartment)],
             "revoked": sorted(trust.revoked),
         }
@@ -220,9 +220,9 @@ class Agents:
             failpoint("agent.configuration.write")
             os.write(descriptor, msgspec.json.encode(configuration))
             with contextlib.suppress(InitUnknown):
-                await self._init.drop(f"listener:{name}")
+                await self.init.drop(f"listener:{name}")
             with contextlib.suppress(InitStale):
-                await self._init.give(name, descriptor)
+                await self.init.give(name, descriptor)
         finally:
             os.close(descriptor)
 

@@ -114,9 +114,9 @@ def _first_port(world: World) -> int:
     return PORTS[int.from_bytes(hashlib.blake2b(domain.encode(), digest_size=4).digest(), "big") % len(PORTS)]
 
 
-def agent_uid(world: World) -> int:
+def agent_uid(world: World, now: int) -> int:
     """Return a uid for one more agent. Raises: OutOfRoom."""
-    taken = {agent.uid for agent in world.all(Agent)}
+    taken = {agent.uid for agent in world.all(Agent)} | {row.uid for row in world.all(UsedUid) if row.until > now}
     last = world.get(Counter, AGENT_COUNTER)
     uid = _next_fit(AGENT_UIDS, last.value if last else -1, lambda one: one not in taken)
     if uid is None:

@@ -24,7 +24,7 @@ from enjin.names import Digest, Name, shorten
 from ring1 import rollouts
 from ring1.allocation import NO_UID, UID_REST_US, Room
 from ring1.charter import ROUTER, NoCharter, in_force
-from ring1.tenancy import find_app, find_compartment, visible_apps, where_app, where_compartment
+from ring1.tenancy import find_app, find_compartment, open_compartment, visible_apps, where_app, where_compartment
 
 RESERVED: Final = frozenset({"api", "console", "enjin", "localhost", "router", "status"})
 DOMAIN: Final = "localhost"
@@ -87,9 +87,9 @@ def push(wish: Push, world: World, at: Moment) -> Iterator[Fact]:
     """Give a release its number and a build its node, and create the app where it is new.
 
     Raises:
-        ReservedName, NameTaken, NoSuchCompartment, NoSuchStrategy, OverQuota, OutOfRoom.
+        ReservedName, NameTaken, NoSuchCompartment, BeingDestroyed, NoSuchStrategy, OverQuota, OutOfRoom.
     """
-    compartment = find_compartment(world, wish.compartment, at.asker)
+    compartment = open_compartment(world, wish.compartment, at.asker)
     if wish.app in RESERVED:
         raise ReservedName(f"the name {wish.app} is reserved")
     app = world.get(App, wish.app)

@@ -33,7 +33,7 @@ from enjin.failpoints import failpoint
 from keys.keyring import Keyring
 from keys.signing import BadSignature, verify
 from keys.trust import TrustSet
-from ring1 import daemons, nodes
+from ring1 import daemons, ending, nodes
 from ring1.acting import Acting
 from ring1.agents import Agents
 from ring1.charter import in_force, open_charter
@@ -90,6 +90,7 @@ class Ring1:
                 nodes.questions(self, identity.node),
                 daemons.questions(lambda: self.agents),
                 beacons.questions(lambda: self.gate),
+                ending.questions(self.trust, lambda: self.domain.journal.now()),
             ),
             locate=lambda world, name: graph.locate(world, name) if world.count(Charter) else "cloud",
             groups=lambda world: daemons.groups_here(world, identity.node),

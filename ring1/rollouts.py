@@ -136,7 +136,7 @@ def add_instances(
     wanted = list(wanted)
     if wanted and world.get(Agent, app.compartment) is None:
         own = charter is not None and charter.uid_count > 0
-        yield AgentBegun(compartment=app.compartment, uid=agent_uid(world) if own else NO_UID, time=at.time)
+        yield AgentBegun(compartment=app.compartment, uid=agent_uid(world, at.time) if own else NO_UID, time=at.time)
     for ordinal, (process, index) in enumerate(wanted, 1):
         node, uid, port, pair = at.id(ordinal + 1000 * (generation - app.generation), "i"), room.uid(), room.port(), room.addresses()
         yield NodePlaced(

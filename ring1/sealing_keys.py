@@ -12,6 +12,7 @@ import contextlib
 from pathlib import Path
 
 from compartments import approved, graph
+from compartments.destroying import ending_of
 from compartments.domain import Domain
 from compartments.rows import Compartment
 from compartments.rows_apps import SealingKey
@@ -44,9 +45,9 @@ class SealingKeys:
         world = self._domain.world
         for compartment in world.find(Compartment, kind="environment"):
             key = world.get(SealingKey, compartment.id)
-            if key is None:
+            if key is None and ending_of(world, compartment.id) is None:
                 await self._enrol(compartment)
-            elif key.state == "condemned":
+            elif key is not None and key.state == "condemned":
                 await self._destroy(compartment, key)
 
     async def _enrol(self, compartment: Compartment) -> None:
@@ -58,8 +59,12 @@ class SealingKeys:
     async def _destroy(self, compartment: Compartment, key: SealingKey) -> None:
         await self._domain.journal.settled()  # never before the order is on disk
         world = self._domain.world
+        ending, path = ending_of(world, compartment.id), graph.path_text(world, compartment.id)
         try:
-            approved.check(world, self._domain.trust, ShredSecrets.KIND, graph.path_text(world, compartment.id), key.condemned)
+            if ending is not None and ending.condemned == key.condemned:  # with the compartment, and not for itself
+                approved.check_order(world, self._domain.trust, ending, path)
+            else:
+                approved.check(world, self._domain.trust, ShredSecrets.KIND, path, key.condemned)
         except Refused as error:
             self._log.error("key.kept", compartment=compartment.name, error=error)
             return
@@ -67,6 +72,10 @@ class SealingKeys:
         self._log.warning("key.destroyed", compartment=compartment.name)
         with contextlib.suppress(EnjinError):
             await self._domain.wish(SawShredded(compartment=compartment.id, public=key.public))
+
+    def remove(self, compartment: str) -> None:
+        """Destroy a key file of *compartment* (an id) that the journal never came to know; harmless when there is none."""
+        destroy_seed(self._path(compartment))
 
     def _path(self, compartment: str) -> Path:
         return self._directory / f"{compartment}.key"

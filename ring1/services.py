@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from ring1 import accounts, apps, charter, instances, operations, processes, releases, settings, shredding
+from ring1 import accounts, apps, charter, destroying, instances, operations, processes, releases, settings, shredding
 
 SERVICES: Final = (
     apps.TABLE, releases.TABLE, processes.TABLE, instances.TABLE, settings.TABLE, operations.TABLE, accounts.TABLE, charter.TABLE,
-    shredding.TABLE,
+    shredding.TABLE, destroying.TABLE,
 )  # fmt: skip

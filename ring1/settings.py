@@ -22,7 +22,7 @@ from enjin.errors import Invalid, NotFound, Refused
 from enjin.names import Name, shorten
 from keys.sealed import is_sealed
 from ring1 import rollouts
-from ring1.tenancy import find_app, find_compartment, find_release, suggestion, where_app, where_compartment
+from ring1.tenancy import find_app, find_compartment, find_release, open_compartment, suggestion, where_app, where_compartment
 
 KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 RESERVED: Final = re.compile(r"PORT|ENJIN_.*")
@@ -179,8 +179,8 @@ def _change(world: World, app: App, changed: dict[str, str], removed: tuple[str,
 
 
 def enroll_key(wish: EnrollSealingKey, world: World, at: Moment) -> Iterator[Fact]:
-    """Note a compartment's public key; the same one again is no news. Raises: NoSuchCompartment, NotSealed."""
-    compartment = find_compartment(world, wish.compartment, at.asker)
+    """Note a compartment's public key; the same one again is no news. Raises: NoSuchCompartment, BeingDestroyed, NotSealed."""
+    compartment = open_compartment(world, wish.compartment, at.asker)
     if PUBLIC.fullmatch(wish.public) is None:
         raise NotSealed("a sealing key is 64 hex digits")
     known = world.get(SealingKey, compartment.id)

@@ -19,7 +19,7 @@ from compartments.shredding import RenewKey, ShowSecrets, ShredSecrets
 from compartments.world import World
 from enjin.errors import Conflict, Invalid
 from ring1.settings import NoSealingKey, current
-from ring1.tenancy import find_compartment, where_compartment
+from ring1.tenancy import find_compartment, open_compartment, where_compartment
 
 
 class NotConfirmed(Invalid):
@@ -74,8 +74,8 @@ def shredded(wish: SawShredded, world: World, at: Moment) -> Iterator[Fact]:
 
 
 def renew(wish: RenewKey, world: World, at: Moment) -> Iterator[Fact]:
-    """Forget a shredded key, so that the daemon makes another. Raises: NoSuchCompartment, NotShredded."""
-    compartment = find_compartment(world, wish.compartment, at.asker)
+    """Forget a shredded key, so that the daemon makes another. Raises: NoSuchCompartment, BeingDestroyed, NotShredded."""
+    compartment = open_compartment(world, wish.compartment, at.asker)
     key = world.get(SealingKey, compartment.id)
     if key is None or key.state != "shredded":
         raise NotShredded(f"the key of {compartment.name} is not shredded")

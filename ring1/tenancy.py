@@ -14,7 +14,7 @@ from typing import Any
 
 from bus.messages import Asker, Role
 from compartments import graph
-from compartments.lookup import NoSuchCompartment
+from compartments.lookup import NoSuchCompartment, check_open
 from compartments.rows import Compartment
 from compartments.rows_apps import App, Release
 from compartments.world import World
@@ -65,6 +65,13 @@ def find_compartment(world: World, text: str, asker: Asker) -> Compartment:
         return row
     names = [one.name for one in world.all(Compartment) if sees(world, asker, one.id)]
     raise NoSuchCompartment(f"there is no compartment {shorten(text)!r}", hint=suggestion(text, names))
+
+
+def open_compartment(world: World, text: str, asker: Asker) -> Compartment:
+    """Return the compartment with id or name *text*, for something new in it. Raises: NoSuchCompartment, BeingDestroyed."""
+    row = find_compartment(world, text, asker)
+    check_open(world, row)
+    return row
 
 
 def find_app(world: World, name: str, asker: Asker) -> App:

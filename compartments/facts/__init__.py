@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from bus.messages import Fact
-from compartments.facts import accounts, approvals, apps, charters, joining, networks, nodes, places, roots, secrets
+from compartments.facts import accounts, approvals, apps, charters, endings, joining, networks, nodes, places, roots, secrets
 from enjin.errors import InvariantError
 
 
@@ -26,5 +26,5 @@ def _sum(groups: Iterable[Iterable[type[Fact]]]) -> dict[str, type[Fact]]:
     return dict(sorted(found.items()))
 
 
-GROUPS: Final = (accounts, approvals, apps, charters, joining, networks, nodes, places, roots, secrets)
+GROUPS: Final = (accounts, approvals, apps, charters, endings, joining, networks, nodes, places, roots, secrets)
 FACTS: Final = MappingProxyType(_sum(group.FACTS for group in GROUPS))

@@ -15,6 +15,7 @@ import msgspec
 from bus.messages import Fact
 from compartments import charter
 from compartments.rows import AddressBlock, Charter, Compartment, Network, RevokedKey
+from compartments.rows_endings import Ending
 from compartments.world import World
 
 
@@ -67,6 +68,9 @@ class CharterReceived(Fact, kind="charter.received"):
             )
         )
         for place in given.compartments:
+            ending = world.get(Ending, place.id)
+            if ending is not None and ending.state == "destroyed":  # the ring above hears of it after us
+                continue
             known = world.get(Compartment, place.id) or Compartment(id=place.id, name="", kind=place.kind, created=self.time)
             world.put(msgspec.structs.replace(known, name=place.name, kind=place.kind, parent=place.parent))
         for block in given.blocks:

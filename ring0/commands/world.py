@@ -8,6 +8,7 @@ import click
 
 from enjin.output import json_option, print_json, reason_option
 from ring0.commands.client import ask, at_option, done, show_one, show_rows, want
+from ring0.commands.destroying import destroy
 from ring0.commands.shredding import new_key, secrets, shred
 
 KINDS = ("site", "rack", "power", "network", "environment")
@@ -24,6 +25,7 @@ def compartment() -> None:
     """
 
 
+compartment.add_command(destroy)
 compartment.add_command(shred)
 compartment.add_command(new_key)
 compartment.add_command(secrets)

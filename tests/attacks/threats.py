@@ -23,6 +23,7 @@ CLOCK, TIMING = "tests/bus/test_clock.py", "tests/compartments/test_timing.py"
 RVK, TOLD = "tests/keys/test_revocation.py", "tests/compartments/test_revocations.py"
 BEACON, PARENTS = "tests/keys/test_beacon.py", "tests/compartments/test_beacons.py"
 ROUTING, APPROVALS, TIDY = "tests/ring1/test_routing.py", "tests/ring1/test_approvals.py", "tests/test_tidy.py"
+ENDS = "tests/ring1/test_destroying.py"
 WRONG: Final = f"{COMMANDS}::test_n01_a_wrong_command_is_refused_at_its_stage"
 
 TESTS: Final[dict[int, tuple[str, ...]]] = {
@@ -37,7 +38,7 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
     6: (
         f"{TRUST}::test_n06_one_share_is_not_a_threshold", "tests/keys/test_shares.py::test_n06_one_share_given_twice_is_one",
         f"{APPROVALS}::test_n06_of_three_operators_two_others_must_agree", f"{APPROVALS}::test_n06_one_person_counts_once",
-        f"{APPROVALS}::test_n06_nobody_approves_what_they_asked_for",
+        f"{APPROVALS}::test_n06_nobody_approves_what_they_asked_for", f"{ENDS}::test_n06_the_receiver_counts_the_approvals_itself",
     ),
     7: (
         f"{COMMANDS}::test_n07_a_replayed_command_takes_effect_once", f"{COMMANDS}::test_n07_a_replayed_question_is_refused",
@@ -62,7 +63,7 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
     13: (f"{DECIDING}::test_n13_a_request_id_cannot_be_used_for_another_wish", f"{DECIDING}::test_n13_concurrent_repeats_have_one_effect"),
     14: (
         f"{TRUST}::test_n14_ring_1_cannot_make_a_peer", f"{COMMANDS}::test_n14_ring1_cannot_command_ring0",
-        f"{COMMANDS}::test_n14_an_agent_cannot_command_ring1",
+        f"{COMMANDS}::test_n14_an_agent_cannot_command_ring1", f"{ENDS}::test_n14_an_old_or_foreign_order_destroys_nothing",
     ),
     15: (f"{TRUST}::test_n15_a_child_wider_than_its_parent_is_refused",),
     16: (f"{TRUST}::test_n16_segments_are_compared_whole",),
@@ -84,6 +85,7 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
     23: (
         f"{COMMANDS}::test_n23_a_revoked_key_bites_at_once_in_both_rings", f"{HTTP}::test_n23_a_revoked_token_ends_its_stream",
         f"{APPROVALS}::test_n23_a_revoked_operators_approval_does_not_count", f"{APPROVALS}::test_n23_a_revoked_asker_gets_nothing",
+        f"{ENDS}::test_n23_a_revoked_approver_does_not_count",
     ),
     24: (
         f"{SUCCESSION}::test_n24_a_statement_that_skips_one_is_refused", f"{SUCCESSION}::test_n24_too_few_of_either_root_are_refused",

@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from bus.messages import Malformed, NotCanonical, canonical, parse
-from compartments.facts import FACTS, accounts, approvals, charters, joining, networks, nodes, places, roots
+from compartments.facts import FACTS, accounts, approvals, charters, endings, joining, networks, nodes, places, roots
 from compartments.world import World
 
 VECTORS = Path(__file__).parent / "vectors" / "facts.jsonl"
-OURS = {fact.KIND for module in (accounts, approvals, charters, joining, networks, nodes, places, roots) for fact in module.FACTS}
+OURS = {fact.KIND for module in (accounts, approvals, charters, endings, joining, networks, nodes, places, roots) for fact in module.FACTS}
 
 
 def lines() -> list[bytes]:

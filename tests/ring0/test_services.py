@@ -15,7 +15,9 @@ from ring0.services import SERVICES
 from tests.ring0.wishes import examples
 
 TABLE = Table.of(*SERVICES)
-SUPERVISOR = {"key.enroll", "cloud.found", "node.seen", "charter.issue", "key.join"}
+SUPERVISOR = {
+    "key.enroll", "cloud.found", "node.seen", "charter.issue", "key.join", "compartment.condemn", "compartment.keep", "compartment.forget",
+}  # fmt: skip
 
 
 def test_permissions_stand_beside_the_functions() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from bus.messages import Command, Moment, Role, Table, canonical, parse
 from compartments import graph, standing
+from compartments.destroying import DestroyCompartment
 from compartments.rows import Node
 from compartments.rows_joining import JoinToken as Token
 from compartments.world import World
@@ -30,6 +31,7 @@ from ring0.approvals import RequireApprovals
 from ring0.buses import MoveBus
 from ring0.charters import IssueCharter
 from ring0.compartments import ContainCompartment, CreateCompartment, PartCompartment
+from ring0.destroying import CondemnCompartment, ForgetCompartment, KeepCompartment
 from ring0.enrolling import RequestKey
 from ring0.inviting import Invite, Uninvite
 from ring0.joining import Join, subject_of
@@ -94,6 +96,19 @@ def succeeding(book: Book, frame: bytes = ROOT, old: list[Signer] = ROOT_KEYS, n
     confirms = [row.id for row in roots.granted(book.world)]
     made = make_successor(open_frame(frame), old, new, issued=START, expiry=START + 17_520 * HOUR, confirms=confirms)
     return RotateRoot(first=to_text(ROOT), frame=to_text(made))
+
+
+def ending(name: str = "leaving") -> tuple[Book, tuple[DestroyCompartment, CondemnCompartment, ForgetCompartment]]:
+    """Return a cloud with a ring 1 node and an empty compartment *name*, and the wishes that destroy it, in their order."""
+    book = running()
+    book.ask(DelegateBlock(network="fabric", ipv4="10.80.128.0/19"))
+    made = book.ask(CreateCompartment(name=name))["id"]
+    nodes = tuple(node.id for node in book.world.find(Node, ring=1))
+    return book, (
+        DestroyCompartment(compartment=name, confirm=made),
+        CondemnCompartment(compartment=made, nodes=nodes),
+        ForgetCompartment(compartment=made, nodes=nodes),
+    )
 
 
 SECRET_KEY = hashlib.sha256(b"a join token").digest()[:16]
@@ -194,6 +209,17 @@ def examples() -> Iterator[tuple[World, Command, Moment]]:
         joining(book, invited["id"]),
     ):
         yield _example(book, wish, Role.SUPERVISOR)
+    yield from _destroying()
+
+
+def _destroying() -> Iterator[tuple[World, Command, Moment]]:
+    for wishes in (1, 2, 3):
+        book, (close, condemn, forget) = ending()
+        for wish in (close, condemn, forget)[: wishes - 1]:
+            book.ask(wish, Role.SUPERVISOR)
+        yield _example(book, (close, condemn, forget)[wishes - 1], Role.SUPERVISOR)
+        if wishes == 2:
+            yield _example(book, KeepCompartment(compartment=close.confirm, why="it holds app hello"), Role.SUPERVISOR)
 
 
 def _example(book: Book, wish: Command, role: Role) -> tuple[World, Command, Moment]:

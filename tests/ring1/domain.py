@@ -19,11 +19,11 @@ from enjin.names import Digest, Name
 from keys.frame import CHARTER, REVOCATION, Signature, join
 from keys.revocation import Revocation
 from keys.sealed import HEAD_BYTES, MAGIC, TAG_BYTES
-from ring1 import accounts, apps, charter, instances, operations, processes, releases, rollouts, settings, shredding
+from ring1 import accounts, apps, charter, destroying, instances, operations, processes, releases, rollouts, settings, shredding
 
 TABLE = Table.of(
     accounts.TABLE, apps.TABLE, charter.TABLE, instances.TABLE, operations.TABLE, processes.TABLE, releases.TABLE, settings.TABLE,
-    shredding.TABLE,
+    shredding.TABLE, destroying.TABLE,
 )  # fmt: skip
 ROOT, DEFAULT, BLUE = "c-0000000000000000", "c-0000000000000001", "c-0000000000000002"
 DAEMON = Asker(id="n-0000000000000001", role=Role.SUPERVISOR)

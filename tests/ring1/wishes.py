@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from bus.messages import Asker, Command, Moment, Table, canonical, parse
 from compartments.charter import ReceiveCharter
+from compartments.destroying import EndCompartment
 from compartments.revocations import Revoke
 from compartments.rows_apps import Rollout
 from compartments.shredding import RenewKey, ShredSecrets
@@ -18,13 +19,14 @@ from keys.keyring import KeyPair
 from keys.sealing import seal_value
 from ring1.accounts import CreateToken, RevokeToken
 from ring1.apps import Destroy, Push
+from ring1.destroying import SawEnded
 from ring1.instances import Drained, SawInstance
 from ring1.processes import Restart, Scale
 from ring1.releases import Built, Failed, Live, Rollback
 from ring1.services import SERVICES
 from ring1.settings import EnrollSealingKey, SetConfig, UnsetConfig, place_of
 from ring1.shredding import SawShredded
-from tests.ring1.domain import DAEMON, DEFAULT, OPERATOR, TENANT, Domain, charter_frame, digest, make_charter, revocation
+from tests.ring1.domain import BLUE, DAEMON, DEFAULT, OPERATOR, TENANT, Domain, charter_frame, digest, make_charter, revocation
 
 TABLE = Table.of(*SERVICES)
 HELLO = Name("hello")
@@ -41,6 +43,7 @@ def examples() -> Iterator[tuple[World, Command, Moment]]:
     yield from _rollouts()
     yield from _settings()
     yield from _shredding()
+    yield from _destroying()
 
 
 def _shredding() -> Iterator[tuple[World, Command, Moment]]:
@@ -54,6 +57,20 @@ def _shredding() -> Iterator[tuple[World, Command, Moment]]:
     yield _example(domain, gone, DAEMON)
     domain.do(gone, DAEMON)
     yield _example(domain, RenewKey(compartment="default"), OPERATOR)
+
+
+def _destroying() -> Iterator[tuple[World, Command, Moment]]:
+    domain = Domain()
+    domain.do(EnrollSealingKey(compartment=Name("blue"), public=PAIR.public.hex()), DAEMON)
+    close = EndCompartment(compartment=BLUE, name="blue", stage="closing", asked="AA", reason="the customer left")
+    yield _example(domain, close, DAEMON)
+    domain.do(close, DAEMON)
+    yield _example(domain, EndCompartment(compartment=BLUE, name="blue", stage="open"), DAEMON)
+    condemn = EndCompartment(compartment=BLUE, name="blue", stage="condemned")
+    yield _example(domain, condemn, DAEMON)
+    domain.do(condemn, DAEMON)
+    domain.do(SawShredded(compartment=BLUE, public=PAIR.public.hex()), DAEMON)
+    yield _example(domain, SawEnded(compartment=BLUE), DAEMON)
 
 
 def _charters() -> Iterator[tuple[World, Command, Moment]]:
