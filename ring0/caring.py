@@ -74,10 +74,12 @@ class Caring:
         self._seen: dict[str, Running] = {}
         if keyring.issuer is None:
             raise InvariantError("ring 0 has no issuer key")
-        self._telling = Telling(domain, keyring.issuer, lambda: self._children, self._charter)
+        self._issuer = keyring.issuer
+        self._telling = Telling(domain, self._issuer, lambda: self._children, self._charter)
         self.closing = Closing(domain, lambda: self._children, self._telling.bring)
         self._unmade: tuple[str, ...] = ()
-        self._loop = Reconciler(observe=self._observe, plan=self._plan, check=_check, apply=self._apply, name="caring")
+        # Hands checks every step against this cloud's own names; nothing more is known here.
+        self._loop = Reconciler(observe=self._observe, plan=self._plan, check=lambda _action: None, apply=self._apply, name="caring")
         for node in domain.world.find(Node, ring=1):
             self._believe(self.offspring(node.id), node.id)
 
@@ -98,6 +100,11 @@ class Caring:
     def copies(self) -> list[Copied]:
         """Return how far the copies of the nodes' journals are."""
         return [child.copy() for child in self._children.values()]
+
+    def control(self, node: str) -> Path | None:
+        """Return the supervisor socket of *node*'s init; None while it does not run here."""
+        running = self._seen.get(node)
+        return self._home / running.control if running is not None and running.state == "running" and running.control else None
 
     async def run(self) -> None:
         """Go on until cancelled."""
@@ -121,12 +128,9 @@ class Caring:
     def _believe(self, offspring: Offspring, node: str) -> bytes:
         """Issue the node's grant, or take the one in force, and believe it ourselves."""
         trust, grant = self._domain.trust, self._domain.grant
-        issuer = self._keyring.issuer
-        if issuer is None:
-            raise InvariantError("ring 0 has no issuer key")
         blocks = self._domain.world.find(AddressBlock, domain=node)
         prefixes, now = [block.ipv4 for block in blocks], self._domain.journal.now()
-        frame = offspring.grant(trust.grant(grant), grant, issuer, prefixes, now, generation(self._domain.world, node))
+        frame = offspring.grant(trust.grant(grant), grant, self._issuer, prefixes, now, generation(self._domain.world, node))
         trust.add(frame)
         return frame
 
@@ -274,16 +278,13 @@ class Caring:
     async def _charter(self, node: str) -> str:
         """Return the frame of the node's charter, issuing a new version when what it should say has changed."""
         world, trust = self._domain.world, self._domain.trust
-        issuer = self._keyring.issuer
-        if issuer is None:
-            raise InvariantError("ring 0 has no issuer key")
         grant = self._believe(self.offspring(node), node)
         if world.get(Grant, trust.add(grant)) is None:
             await self._domain.wish(EnrollKey(frame=to_text(grant)), reason="a ring 1 node")
         draft = charters.due(world, world.need(Node, node))
         if draft is None:
             return world.need(Charter, node).frame
-        frame = sign_charter(draft, issuer)
+        frame = sign_charter(draft, self._issuer)
         await self._domain.wish(charters.IssueCharter(domain=node, version=draft.version, frame=frame))
         return frame
 
@@ -294,7 +295,3 @@ def _memory(settings: dict[str, Any]) -> int:
     failpoint("hands.settings.write")
     os.write(descriptor, json.dumps(settings).encode())
     return descriptor
-
-
-def _check(action: Action) -> None:
-    """Hands checks every step against this cloud's own names; nothing more is known here."""

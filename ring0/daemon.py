@@ -31,7 +31,7 @@ from enjin.errors import ConfigError, EnjinError, StepFailed
 from enjin.host import read_bounded
 from keys.keyring import Keyring
 from keys.trust import TrustSet
-from ring0 import destroying
+from ring0 import destroying, node_logs
 from ring0.admitting import Admitting
 from ring0.buses import UNSAID, nats_port
 from ring0.caring import Caring
@@ -74,6 +74,12 @@ class Ring0:
                 copies.questions(lambda: self.caring.copies() if self.caring is not None else ()),
                 destroying.questions(
                     lambda: self.caring.closing.notes if self.caring is not None else {}, lambda: self.domain.journal.now()
+                ),
+                node_logs.questions(
+                    home,
+                    foundation,
+                    lambda node: self.caring.control(node) if self.caring is not None else None,
+                    lambda: self.domain.journal.now(),
                 ),
             ),
             locate=lambda world, name: graph.locate(world, name) if world.count(Cloud) else "cloud",

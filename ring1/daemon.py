@@ -33,7 +33,7 @@ from enjin.failpoints import failpoint
 from keys.keyring import Keyring
 from keys.signing import BadSignature, verify
 from keys.trust import TrustSet
-from ring1 import daemons, ending, nodes
+from ring1 import daemons, ending, node_logs, nodes
 from ring1.acting import Acting
 from ring1.agents import Agents
 from ring1.charter import in_force, open_charter
@@ -91,6 +91,7 @@ class Ring1:
                 daemons.questions(lambda: self.agents),
                 beacons.questions(lambda: self.gate),
                 ending.questions(self.trust, lambda: self.domain.journal.now()),
+                node_logs.questions(identity.node, identity.label, self.home / INIT_SOCKET, lambda: self.domain.journal.now()),
             ),
             locate=lambda world, name: graph.locate(world, name) if world.count(Charter) else "cloud",
             groups=lambda world: daemons.groups_here(world, identity.node),

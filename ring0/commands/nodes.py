@@ -10,6 +10,7 @@ from compartments.lookup import PREFIX_CHARACTERS_MIN, NoSuchNode
 from enjin.errors import EnjinError, Refused
 from enjin.output import json_option, reason_option
 from ring0.commands.client import at_option, both, detach_option, done, partial, run, show_one, show_rows, until
+from ring0.commands.node_logs import logs
 
 ANSWER_S: Final = 1.0
 COLUMNS: Final = {
@@ -41,6 +42,9 @@ def node() -> None:
       enjin node list
       enjin node restart ring1 --reason "new kernel"
     """
+
+
+node.add_command(logs)
 
 
 @node.command("list")

@@ -341,7 +341,8 @@ def test_the_description_lists_exactly_the_table(cloud: Raised) -> None:
     from ring1.services import SERVICES as RING1
 
     both = {"journal.head", "journal.fetch", "journal.snapshot", "audit.verify", "audit.log", "audit.head", "daemon.counters"}
-    both |= {"audit.export", "audit.diff", "daemon.ping", "daemon.facts", "trust.approvals", "compartment.holds"}  # what every domain adds
+    both |= {"audit.export", "audit.diff", "daemon.ping", "daemon.facts", "trust.approvals"}  # what every domain adds
+    both |= {"compartment.holds", "node.logs"}
     beside = {0: both | {"journal.copies"}, 1: both | {"daemon.list", "node.list", "log.read", "trust.standing"}}
     fixed = {"/healthz", "/openapi.json", "/v1/envelope", "/v1/follow", "/v1/blobs/{digest}", "/v1/join"}
     for ring, services in ((0, RING0), (1, RING1)):

@@ -35,7 +35,7 @@ WORLD = (world.compartment, world.tier, world.network, world.address, nodes.node
 GROUPS = (*WORLD, trust.key, roots.root, tokens.token, audit.audit, bus.bus, journal.journal)
 LISTING = {"list", "show", "secrets"}
 # What changes nothing that a journal tells of; repair puts back what a journal told already.
-READING = LISTING | {"log", "verify", "export", "diff", "repair", "tail", "bench", "journal migrate", "where"}
+READING = LISTING | {"log", "verify", "export", "diff", "repair", "tail", "logs", "bench", "journal migrate", "where"}
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
