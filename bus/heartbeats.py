@@ -19,3 +19,8 @@ MISSED_MAX: Final = 3
 def beat_s(participants: int) -> int:
     """Return the whole seconds between two beats to each of *participants*: 2 for up to 1,000, then in proportion, 20 at most."""
     return min(BEAT_MAX_S, BEAT_S * max(1, -(-participants // FAST_MAX)))
+
+
+def silence_s(beat: int) -> int:
+    """Return for how many seconds who was asked, each *beat* seconds, may say nothing: asked after one beat, dead after ``MISSED_MAX``."""
+    return (MISSED_MAX - 1) * beat

@@ -23,7 +23,7 @@ from typing import Any, Final
 import zmq
 from zmq.utils import z85
 
-from bus.heartbeats import BEAT_MAX_S, MISSED_MAX
+from bus.heartbeats import BEAT_MAX_S, BEAT_S, silence_s
 from bus.hub.serving import CONFIRM, HIGH_WATER, MESSAGE_MAX_BYTES
 from bus.hub.settings import PUBLISH_SUFFIX, check_libzmq
 from bus.over_zmq_line import Line
@@ -43,6 +43,7 @@ CONFIRM_AGAIN_S: Final = 0.5
 CONFIRM_AGAIN_MAX_S: Final = 4.0
 SUBSCRIBE_DEADLINE_S: Final = 10.0
 LAST_WORDS_S: Final = 0.5
+BEAT_DIGITS_MAX: Final = 2
 _READ, _WRITE = zmq.POLLIN, zmq.POLLOUT
 
 _context_of: dict[int, Any] = {}
@@ -85,6 +86,8 @@ class ZmqTransport:
         self._wishes: collections.deque[tuple[bytes, bool]] = collections.deque()  # (topic, subscribe or not), for the thread
         self._confirmations: dict[bytes, asyncio.Event] = {}
         self._topics: set[str] = set()
+        self._beat_s = BEAT_S  # until the hub says otherwise
+        self._out_of_time = False  # the lines keep another beat than the hub's
         self._handed = 0  # batches, counted by the thread
         self._taken = 0  # batches, counted by the loop
         self._closing = False
@@ -110,6 +113,11 @@ class ZmqTransport:
     def subscriptions(self) -> list[tuple[str, Handler]]:
         """See ``bus.moving.Hearing``."""
         return self._deliveries.subscriptions
+
+    @property
+    def beat_s(self) -> int:
+        """Every how many seconds it asks whether the hub is there; see ``bus.heartbeats``."""
+        return self._beat_s
 
     async def publish(self, subject: str, frame: bytes) -> None:
         """See ``Transport.publish``."""
@@ -180,21 +188,30 @@ class ZmqTransport:
             self._ring()
         for subject, frame in batch:
             if subject.startswith(CONFIRM):
-                if (heard := self._confirmations.get(subject)) is not None:
-                    heard.set()
+                self._confirm(subject, frame)
             elif not self._closing:
                 self._deliveries.deliver_raw(subject, frame)
+
+    def _confirm(self, marker: bytes, told: bytes) -> None:
+        """Take the hub's word on a marker, and its beat: who keeps another begins anew with that, and asks again."""
+        beat = int(told) if told.isdigit() and len(told) <= BEAT_DIGITS_MAX else self._beat_s  # an older hub says nothing
+        if beat != self._beat_s and BEAT_S <= beat <= BEAT_MAX_S:
+            self._beat_s, self._out_of_time = beat, True
+            self._ring()
+        elif (heard := self._confirmations.get(marker)) is not None:
+            heard.set()
 
     # What follows runs in the participant's own thread.
 
     def _run(self) -> None:
         push, sub = self._open(zmq.PUSH, ""), self._open(zmq.SUB, PUBLISH_SUFFIX)
         try:
-            while not self._exchange(push.socket, sub.socket, lambda: push.look() or sub.look()):
-                if push.given_up:
-                    push.renew()
-                if sub.given_up:
-                    sub.renew()
+            while not self._exchange(push.socket, sub.socket, lambda: push.look() or sub.look() or self._out_of_time):
+                anew, self._out_of_time = self._out_of_time, False
+                if push.given_up or anew:
+                    push.renew(int(LAST_WORDS_S * 1000))
+                if sub.given_up or anew:
+                    sub.renew(0)
                     for topic in tuple(self._topics):
                         sub.socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
         finally:
@@ -212,14 +229,14 @@ class ZmqTransport:
         opened.curve_serverkey, opened.curve_publickey, opened.curve_secretkey = self._keys
         opened.maxmsgsize = MESSAGE_MAX_BYTES
         opened.handshake_ivl = HANDSHAKE_MS
-        # The hub beats, and each beat says when it is dead to us; ours is for a hub that never said so.
-        opened.heartbeat_ivl, opened.heartbeat_timeout = 1000 * BEAT_MAX_S, 1000 * MISSED_MAX * BEAT_MAX_S
+        # Each beat of the hub says when it is dead to us, until something else is heard of it: then ours must find that out.
+        opened.heartbeat_ivl, opened.heartbeat_timeout = 1000 * self._beat_s, 1000 * silence_s(self._beat_s)
         opened.sndhwm = opened.rcvhwm = HIGH_WATER
         opened.reconnect_ivl, opened.reconnect_ivl_max = RECONNECT_MS, RECONNECT_MAX_MS
         return opened
 
     def _exchange(self, push: Any, sub: Any, given_up: Callable[[], bool]) -> bool:
-        """Carry both ways; return whether we were closed, else libzmq has given up a socket."""
+        """Carry both ways; return whether we were closed, else a socket must begin anew."""
         poller = zmq.Poller()
         poller.register(self._bell, _READ)
         end_at = float("inf")

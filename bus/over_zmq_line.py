@@ -60,9 +60,9 @@ class Line:
         self.given_up = self._ended_s is not None and now_s - self._ended_s > GIVEN_UP_S
         return self.given_up
 
-    def renew(self) -> None:
-        """Begin again with a new socket."""
-        self.close(0)
+    def renew(self, linger_ms: int) -> None:
+        """Begin again with a new socket; see ``close``."""
+        self.close(linger_ms)
         self._ended_s, self.given_up = None, False
         self.socket, self._monitor = self._connect()
 

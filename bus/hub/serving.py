@@ -14,7 +14,7 @@ from typing import Any, Final
 import zmq
 from zmq.utils import z85
 
-from bus.heartbeats import FAST_MAX, MISSED_MAX, beat_s
+from bus.heartbeats import FAST_MAX, MISSED_MAX, beat_s, silence_s
 from bus.hub.settings import KEYS_MAX, PUBLISH_SUFFIX, AllowedKeys, HubConfig, HubRefused, check_libzmq, count_keys, read_secret
 from bus.rate import Buckets
 from enjin.failpoints import failpoint
@@ -106,9 +106,10 @@ class Hub:
         served.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         served.maxmsgsize = MESSAGE_MAX_BYTES
         served.handshake_ivl = HANDSHAKE_MS
-        beat_ms = 1000 * beat_s(count_keys(self._keys))  # of the connections that it will take; set anew when it is bound anew
+        self._beat_s = beat_s(count_keys(self._keys))  # of the connections that it will take; set anew when it is bound anew
+        beat_ms = 1000 * self._beat_s
         served.heartbeat_ivl = beat_ms
-        served.heartbeat_timeout = served.heartbeat_ttl = MISSED_MAX * beat_ms
+        served.heartbeat_timeout, served.heartbeat_ttl = 1000 * silence_s(self._beat_s), MISSED_MAX * beat_ms
         served.sndhwm = served.rcvhwm = HIGH_WATER
         if kind == zmq.XPUB:
             served.setsockopt(zmq.XPUB_MANUAL, 1)
@@ -188,7 +189,7 @@ class Hub:
             self._publish.setsockopt(zmq.SUBSCRIBE, topic)
             if topic.startswith(CONFIRM):
                 self.counters["confirmed"] += 1
-                self._send([topic, b""])
+                self._send([topic, b"%d" % self._beat_s])
 
     def _pass_on(self, parts: list[Any]) -> None:
         """Pass one pushed message on, if it has the form and its sender is still allowed."""

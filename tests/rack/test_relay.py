@@ -17,6 +17,7 @@ from tests.bus.waiting import asynchronous
 from tests.rack.lines import DEADLINE_S, relayed, talking
 
 COMMANDS = 20
+CLOSED_S = 12.0  # twice what is promised: a bound for a loaded machine, far from a minute
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +76,23 @@ async def test_c12_a_half_open_line_is_closed_by_both_ends(tmp_path: Path) -> No
             assert not under_way.done()
             relay.tell("flow")
             await under_way
+
+
+@asynchronous
+async def test_c12_a_line_that_is_half_open_right_after_traffic(tmp_path: Path) -> None:
+    """What was heard since the hub's last beat hides its silence: then the participant's own beat finds it, in the hub's rhythm."""
+    with running_hub(tmp_path) as hub, relayed(tmp_path, hub) as (relay, endpoint):
+        async with talking(hub, endpoint) as (cloud, caller):
+            for round in range(2):  # the answers come at another moment between two beats each time
+                await paint(cloud, caller, 40 * round, 3)
+                closed = [relay.said.count(f"closed {side}") for side in ("far", "near")]
+                relay.tell("hold")
+                under_way = asyncio.ensure_future(paint(cloud, caller, 40 * round + 10, COMMANDS))
+                for side, before in zip(("far", "near"), closed, strict=True):
+                    await asyncio.to_thread(relay.wait, f"closed {side}", before + 2, CLOSED_S)
+                assert not under_way.done()
+                relay.tell("flow")
+                await under_way
 
 
 @pytest.mark.parametrize("seed", [1, 2])
