@@ -1,4 +1,4 @@
-"""Forged, misdirected, stale, repeated and unauthorised commands at both rings of a real cloud, through both doors.
+"""Forged, misdirected, stale, repeated and unauthorised commands at both rings of a real cloud, on both buses and through the HTTP door.
 
 Every family has its valid twin (the same wish, properly signed, passes and moves the journal) and is refused at its own stage: the
 daemon's counter of that stage goes up by exactly one, its log names the stage's code, and journal head and projection digest stay.
@@ -6,7 +6,8 @@ daemon's counter of that stage goes up by exactly one, its log names the stage's
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -43,11 +44,36 @@ from ring0.tiers import CreateTier
 from ring1.accounts import CreateToken
 from ring1.apps import Destroy, ListApps
 from ring1.processes import Restart
+from tests import cloud as clouds
 from tests.attacks.voices import Party, Told, Voices
 from tests.cloud import wait_for
 
 SECOND_US = 1_000_000
 NOT_ACCEPTED = "E-API-"
+
+
+@pytest.fixture(scope="module")
+def over_nats() -> Iterator[Voices]:
+    """Everybody who could speak in a second cloud, whose rings speak over NATS."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with clouds.cloud("--ring1", "jail", "--bus", "nats") as made:
+        made.push(clouds.ROOT / "examples" / "hello", "hello")
+        with Voices(made) as everybody:
+            yield everybody
+
+
+@pytest.fixture(params=["zmq", "nats"])
+def over(request: pytest.FixtureRequest) -> Voices:
+    """Everybody, on each bus; the families on the memory transport are in `tests/bus`."""
+    found: Voices = request.getfixturevalue("voices" if request.param == "zmq" else "over_nats")
+    return found
+
+
+@pytest.fixture(params=["zmq", "nats", "http"])
+def way(request: pytest.FixtureRequest) -> tuple[Voices, str]:
+    """Everybody, and by which way they come: each bus, and the HTTP door."""
+    return request.getfixturevalue("over_nats" if request.param == "nats" else "voices"), request.param
 
 
 def harmless(voices: Voices, ring: int) -> Command:
@@ -148,11 +174,11 @@ def check_refused(voices: Voices, ring: int, error: type[StageRefused], send: Ca
 
 
 @pytest.mark.parametrize("ring", [0, 1])
-@pytest.mark.parametrize("door", ["bus", "http"])
 @pytest.mark.parametrize("case", CASES)
-def test_n01_a_wrong_command_is_refused_at_its_stage(voices: Voices, case: str, door: str, ring: int) -> None:
+def test_n01_a_wrong_command_is_refused_at_its_stage(way: tuple[Voices, str], case: str, ring: int) -> None:
     """N1 N2 N3 N9: signature, payload, type, spelling, signer, cloud, channel, audience, grant, age: each refused by its own stage."""
     error, make = CASES[case]
+    voices, door = way
     frame = make(voices, ring)
 
     def send() -> Told | None:
@@ -171,9 +197,9 @@ def test_n01_a_wrong_command_is_refused_at_its_stage(voices: Voices, case: str, 
 
 
 @pytest.mark.parametrize("ring", [0, 1])
-@pytest.mark.parametrize("door", ["bus", "http"])
-def test_the_valid_twin_passes(voices: Voices, door: str, ring: int) -> None:
-    """The same wish, properly signed, passes through both doors and moves the journal by one."""
+def test_the_valid_twin_passes(way: tuple[Voices, str], ring: int) -> None:
+    """The same wish, properly signed, passes by each way and moves the journal by one."""
+    voices, door = way
     before, counted = voices.settled(ring), voices.counters(ring)
     frame = voices.frame(ring, harmless(voices, ring))
     if door == "http":
@@ -189,30 +215,38 @@ def test_the_valid_twin_passes(voices: Voices, door: str, ring: int) -> None:
 
 
 @pytest.mark.parametrize("ring", [0, 1])
-def test_n02_another_subject_than_signed(voices: Voices, ring: int) -> None:
+def test_n02_another_subject_than_signed(over: Voices, ring: int) -> None:
     """N2: a command published under another command's subject is refused at the receiver."""
-    frame = voices.frame(ring, harmless(voices, ring))
-    check_refused(voices, ring, WrongSubject, lambda: voices.publish(ring, "command.node.stop", frame))
+    frame = over.frame(ring, harmless(over, ring))
+    check_refused(over, ring, WrongSubject, lambda: over.publish(ring, "command.node.stop", frame))
 
 
 @pytest.mark.parametrize("ring", [0, 1])
-def test_n07_a_replayed_command_takes_effect_once(voices: Voices, ring: int) -> None:
+def test_n07_a_replayed_command_takes_effect_once(over: Voices, ring: int) -> None:
     """N7 N13: the same frame again gives the stored reply and changes nothing; under its id, another body is a conflict."""
-    wish = harmless(voices, ring)
-    statement = voices.statement(ring, wish)
-    frame = seal_statement(statement, voices.operator.keyring.message)
-    first = reply_of(voices.post(ring, frame))
+    wish = harmless(over, ring)
+    statement = over.statement(ring, wish)
+    frame = seal_statement(statement, over.operator.keyring.message)
+    first = reply_of(over.post(ring, frame))
     assert first.ok
-    before = voices.settled(ring)
-    again = reply_of(voices.post(ring, frame))
+    before = over.settled(ring)
+    again = reply_of(over.post(ring, frame))
     assert again.ok
     assert again.repeated
     assert first.result == again.result
-    voices.publish(ring, statement.kind, frame)
-    other = msgspec.structs.replace(statement, body=voices.statement(ring, harmless(voices, ring)).body)
-    conflict = reply_of(voices.post(ring, seal_statement(other, voices.operator.keyring.message)))
+    over.publish(ring, statement.kind, frame)
+    other = msgspec.structs.replace(statement, body=over.statement(ring, harmless(over, ring)).body)
+    conflict = reply_of(over.post(ring, seal_statement(other, over.operator.keyring.message)))
     assert not conflict.ok
-    assert before == voices.state(ring)
+    assert before == over.state(ring)
+
+
+@pytest.mark.parametrize("ring", [0, 1])
+def test_n07_a_recorded_question_on_the_bus_is_refused(over: Voices, ring: int) -> None:
+    """N7: whoever recorded a question and says it again on the bus is refused in silence; the first was answered."""
+    frame = over.frame(ring, GetHead())
+    over.publish(ring, f"query.{GetHead.KIND}", frame)
+    check_refused(over, ring, Replayed, lambda: over.publish(ring, f"query.{GetHead.KIND}", frame))
 
 
 @pytest.mark.parametrize("ring", [0, 1])
@@ -244,6 +278,16 @@ def test_n14_ring1_cannot_command_ring0(voices: Voices) -> None:
     assert reply_of(voices.post(1, voices.frame(1, GetHead(), thief))).ok
 
 
+def test_n14_nobody_commands_upwards_on_the_bus(over: Voices) -> None:
+    """N14 N21: true keys of ring 1 and of an agent, put on a bus above their place by somebody who may speak there, command nothing."""
+    child, agent = over.thief_of_ring1(), over.thief_of_agent()
+    upwards: tuple[tuple[Party, int, type[StageRefused]], ...] = ((child, 0, NoGrant), (agent, 1, NotAllowed), (agent, 0, StrangeKey))
+    for thief, ring, error in upwards:
+        wish = harmless(over, ring)
+        frame = over.frame(ring, wish, thief)
+        check_refused(over, ring, error, lambda frame=frame, ring=ring, wish=wish: over.publish(ring, f"command.{wish.KIND}", frame))  # type: ignore[misc]
+
+
 def test_n14_an_agent_cannot_command_ring1(voices: Voices) -> None:
     """N14: the key of a ring 2 agent, with its own true grant, may speak of instances and command nothing."""
     thief = voices.thief_of_agent()
@@ -256,21 +300,25 @@ def test_n14_an_agent_cannot_command_ring1(voices: Voices) -> None:
     check_refused(voices, 0, StrangeKey, lambda: voices.post(0, frame))
 
 
-def test_n23_a_revoked_key_bites_at_once_in_both_rings(voices: Voices) -> None:
+def test_n23_a_revoked_key_bites_at_once_in_both_rings(over: Voices) -> None:
     """N22 N23: an operator's second key works; revoked, its very next message is refused in ring 0, and in ring 1 once that heard."""
-    second = voices.second_operator()
-    assert reply_of(voices.post(0, voices.frame(0, harmless(voices, 0), second))).ok
-    wait_for(lambda: voices.post(1, voices.frame(1, GetHead(), second)).status == 200, 30, "ring 1 knows the second key")
-    assert reply_of(voices.post(1, voices.frame(1, harmless(voices, 1), second))).ok
-    voices.command(0, RevokeKey(key=str(second.keyring.message.key_id), reason="lost"))
-    frame = voices.frame(0, harmless(voices, 0), second)
-    told = check_refused(voices, 0, NoGrant, lambda: voices.post(0, frame))
+    second = over.second_operator()
+    assert reply_of(over.post(0, over.frame(0, harmless(over, 0), second))).ok
+    wait_for(lambda: over.post(1, over.frame(1, GetHead(), second)).status == 200, 30, "ring 1 knows the second key")
+    assert reply_of(over.post(1, over.frame(1, harmless(over, 1), second))).ok
+    over.command(0, RevokeKey(key=str(second.keyring.message.key_id), reason="lost"))
+    frame = over.frame(0, harmless(over, 0), second)
+    told = check_refused(over, 0, NoGrant, lambda: over.post(0, frame))
     assert told is not None
     assert told.status == 401
-    wait_for(lambda: voices.post(1, voices.frame(1, GetHead(), second)).status == 401, 30, "ring 1 has heard of the revocation")
-    later = voices.frame(1, harmless(voices, 1), second)
-    check_refused(voices, 1, NoGrant, lambda: voices.post(1, later))
-    assert reply_of(voices.post(0, voices.frame(0, harmless(voices, 0)))).ok  # the first key goes on
+    wait_for(lambda: over.post(1, over.frame(1, GetHead(), second)).status == 401, 30, "ring 1 has heard of the revocation")
+    later = over.frame(1, harmless(over, 1), second)
+    check_refused(over, 1, NoGrant, lambda: over.post(1, later))
+    assert reply_of(over.post(0, over.frame(0, harmless(over, 0)))).ok  # the first key goes on
+    for ring in (0, 1):
+        wish = harmless(over, ring)
+        late = over.frame(ring, wish, second)
+        check_refused(over, ring, NoGrant, lambda ring=ring, wish=wish, late=late: over.publish(ring, f"command.{wish.KIND}", late))  # type: ignore[misc]
 
 
 def test_n66_a_tenants_token_cannot_ask_for_more(voices: Voices, tenants: None) -> None:
@@ -305,9 +353,9 @@ def test_n66_a_tenants_token_cannot_ask_for_more(voices: Voices, tenants: None) 
         assert b"hello from" not in told.body
         assert before == voices.state(1), path
     forbidden = {"Authorization": f"Bearer {red}"}
-    told = check_refused(voices, 1, NotAllowed, lambda: voices.http(1, "GET", "/v1/daemon/counters", None, forbidden))
-    assert told is not None
-    assert (403, NotAllowed.code) == (told.status, told.problem["code"])
+    refused = check_refused(voices, 1, NotAllowed, lambda: voices.http(1, "GET", "/v1/daemon/counters", None, forbidden))
+    assert refused is not None
+    assert (403, NotAllowed.code) == (refused.status, refused.problem["code"])
     mine = voices.http(1, "GET", "/v1/app/list?compartment=red", None, forbidden)
     assert (mine.status, msgspec.json.decode(mine.body)) == (200, [])
 
