@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from bus.messages import Asker, Question, Role
-from compartments import lookup
+from compartments import lookup, standing
 from compartments.world import World
 from enjin.host import clock
 from ring0.foundation import Foundation
@@ -33,9 +33,10 @@ def questions(home: Path, foundation: Foundation, control: Callable[[str], Path 
         now: Cloud time, in microseconds.
     """
 
-    async def read(query: ReadNodeLogs, world: World, _asker: Asker) -> NodeLogs:
-        """Return the lines. Raises: NoSuchNode, NodeSilent, NoSuchService."""
+    async def read(query: ReadNodeLogs, world: World, asker: Asker) -> NodeLogs:
+        """Return the lines. Raises: NoSuchNode, Forbidden, NodeSilent, NoSuchService."""
         node = lookup.node(world, query.node)
+        standing.require(world, asker, node.id)  # it may be named by the beginning of its id
         own = node.id == foundation.node
         path = home / DAEMON_SOCKET if own else control(node.id)
         if path is None:

@@ -31,6 +31,7 @@ from keys.keyring import Keyring, create_seed
 from ring1.beliefs import Beliefs
 from ring1.plan import CRASHES_MAX, ProcessSeen
 from ring1.relaying import Relay
+from ring1.tenancy import agent_node
 from supervision import instances
 from supervision.init_link import InitLink, InitStale, InitUnknown
 
@@ -116,7 +117,7 @@ class Agents:
 
     async def run(self, compartment: str, uid: int) -> None:
         """Have init run the agent of *compartment* (an id) and open the pipe to it; harmless when it runs."""
-        agent = Agent(compartment, f"a-{compartment.rpartition('-')[2]}")
+        agent = Agent(compartment, agent_node(compartment))
         name = f"agent-{compartment}"
         handles = await self.init.channel(name)
         await self.give_configuration(agent, name)

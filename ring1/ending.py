@@ -29,7 +29,7 @@ from keys.trust import TrustSet
 from ring1.agents import Agents
 from ring1.destroying import SawEnded, held, left
 from ring1.sealing_keys import SealingKeys
-from ring1.tenancy import name_of, sees
+from ring1.tenancy import agent_node, name_of, sees
 from supervision.init_link import InitUnknown
 
 
@@ -62,6 +62,9 @@ class Endings:
         with contextlib.suppress(InitUnknown):
             await self._agents.init.drop(f"listener:agent-{compartment}")
         destroy_seed(directory / "node.seed")
+        trust = self._domain.trust
+        if (grant := trust.grant_of(agent_node(compartment))) is not None:  # no journal has it: nobody learns it anew
+            trust.revoke(grant, "its compartment is destroyed")
         with contextlib.suppress(FileNotFoundError):
             directory.rmdir()
 

@@ -17,7 +17,7 @@ from compartments.rows_apps import Agent
 from compartments.world import World
 from enjin.host import clock
 from enjin.names import shorten
-from ring1.tenancy import sees
+from ring1.tenancy import agent_node, sees
 from supervision.service_logs import NodeLogs, ReadNodeLogs, read_at
 
 ABOVE: Final = "its init tells them to the ring above: ask ring 0"
@@ -44,11 +44,11 @@ def questions(node: str, label: str, socket: Path, now: Callable[[], int]) -> tu
             raise NoSuchNode(f"there is no agent {shorten(query.node)!r} here", hint="an agent is called agent.COMPARTMENT")
         names = {f"agent-{row.id}": AGENT}
         parts, elsewhere = await read_at(socket, query, offset_us=offset_us, whose=f"agent.{row.name}", forbidden=ABOVE, names=names)
-        return NodeLogs(id=_identity(row.id), label=f"agent.{row.name}", ring=2, services=parts, elsewhere=elsewhere)
+        return NodeLogs(id=agent_node(row.id), label=f"agent.{row.name}", ring=2, services=parts, elsewhere=elsewhere)
 
     def where(query: ReadNodeLogs, world: World) -> str:
-        """Return the name of the agent's compartment; "": our own node, or no such agent."""
-        row = _find(world, query.node)
+        """Return the name of the agent's compartment, for our own node that of the whole cloud; "": there is no such agent."""
+        row = next((one for one in world.find(Compartment, parent="")), None) if query.node in (node, label) else _find(world, query.node)
         return row.name if row is not None else ""
 
     return (Question(ReadNodeLogs, read, Role.OPERATOR, where),)
@@ -58,10 +58,6 @@ def _find(world: World, text: str) -> Compartment | None:
     """Return the compartment whose agent *text* names by id or label."""
     for agent in world.all(Agent):
         row = world.get(Compartment, agent.compartment)
-        if row is not None and text in (_identity(row.id), f"agent.{row.name}"):
+        if row is not None and text in (agent_node(row.id), f"agent.{row.name}"):
             return row
     return None
-
-
-def _identity(compartment: str) -> str:
-    return f"a-{compartment.rpartition('-')[2]}"

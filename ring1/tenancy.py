@@ -125,3 +125,8 @@ def name_of(world: World, text: str) -> str:
     """Return the name of the compartment with id or name *text*; "" when there is none."""
     row = world.get(Compartment, text) or world.first(Compartment, name=text)
     return row.name if row is not None else ""
+
+
+def agent_node(compartment: str) -> str:
+    """Return the subject id of the agent of *compartment* (an id)."""
+    return f"a-{compartment.rpartition('-')[2]}"

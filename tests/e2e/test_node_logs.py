@@ -162,3 +162,9 @@ def test_through_the_http_api_for_operators_alone(hello: Raised, token: str) -> 
     operators = hello.json("token", "create", name("op"), "--ring", "1", "--role", "operator")["token"]
     for bearer, expected in ((tenants, 403), (operators, 200)):
         assert http(hello, 1, "/v1/node/logs?node=agent.default", bearer)[0] == expected
+    node = hello.nodes()["ring1"]["id"]
+    for words in ("ring1", node):
+        assert http(hello, 1, f"/v1/node/logs?node={words}", operators)[0] == 403  # who operates one compartment reads its agent alone
+    bound = hello.json("token", "create", name("bound"), "--ring", "0", "--role", "operator", "--compartment", "default")["token"]
+    for words in ("ring1", "ring0", node, node[:12]):
+        assert http(hello, 0, f"/v1/node/logs?node={words}", bound)[0] == 403
