@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 from bus.messages import Asker, Command, Fact, Moment, Query, Question, Role, Rule
 from compartments import graph, impact, lookup, standing
+from compartments.destroying import state_of
 from compartments.facts.places import CompartmentContained, CompartmentCreated, CompartmentParted
 from compartments.rows import Cloud, Compartment, Containment, Node
 from compartments.world import World
@@ -138,6 +139,7 @@ def line(world: World, row: Compartment) -> dict[str, Any]:
         "parent": parent.name if parent is not None else "",
         "path": graph.path_text(world, row.id),
         "summary": row.summary,
+        "state": state_of(world, row.id),
         "created": row.created,
     }
 

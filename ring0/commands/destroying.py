@@ -50,7 +50,7 @@ def destroy(name: str, yes: bool, dry_run: bool, detach: bool, reason: str, as_j
             return found
         if found["holds"]:
             raise in_use(found["name"], found["holds"])
-        wish = DestroyCompartment(compartment=found["id"], confirm=found["id"])
+        wish = DestroyCompartment(compartment=found["name"], confirm=found["id"])
         decided: dict[str, Any] = settled(await session.command(0, wish, reason=reason))
         return decided if detach else await gone(session, decided)
 

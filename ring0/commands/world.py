@@ -55,7 +55,7 @@ def list_compartments(inside: str, at: str, as_json: bool) -> None:
     from ring0.compartments import ListCompartments
 
     rows = ask(ListCompartments(compartment=inside, at=at))
-    show_rows(rows, {"path": "PATH", "kind": "KIND", "created": "AGE", "summary": "SUMMARY", "id": "ID"}, as_json)
+    show_rows(rows, {"path": "PATH", "kind": "KIND", "state": "STATE", "created": "AGE", "summary": "SUMMARY", "id": "ID"}, as_json)
 
 
 @compartment.command("show")

@@ -74,7 +74,7 @@ def test_n06_with_two_operators_an_empty_compartment_is_destroyed(fresh_cloud: R
     assert (waits.returncode, waits.stderr.rstrip()[-11:]) == (3, "[E-APR-009]")
     [row] = cloud.json("approvals")
     assert (row["ring"], row["what"], row["why"], row["wish"]) == (
-        0, "compartment.destroy", "the customer left", {"compartment": shop, "confirm": shop}
+        0, "compartment.destroy", "the customer left", {"compartment": "shop", "confirm": shop}
     )  # fmt: skip
     assert "shop" in listed(cloud)
     assert key_file(cloud, shop).exists()
@@ -161,3 +161,5 @@ def test_killed_between_the_steps_it_goes_on_by_itself(bare: Raised, point: str)
     assert bare.push(HELLO, "hello", "--compartment", "shop")["url"]
     bare.run("app", "destroy", "hello", "--yes")
     assert bare.json("compartment", "destroy", "shop", "--yes", "--reason", "once more")["state"] == "destroyed"
+    bare.run("compartment", "create", "elsewhere", "--kind", "site")  # ring 1 never hears of a place where no app can be
+    assert bare.json("compartment", "destroy", "elsewhere", "--yes")["state"] == "destroyed"
