@@ -19,6 +19,7 @@ from bus.messages import Asker, Command, Fact, Moment, Query, Question, Role, Ru
 from compartments import charter, graph, lookup, operators
 from compartments.charter import Block, CharterRefused, Place, Quotas
 from compartments.daemons import groups_of_node
+from compartments.destroying import state_of
 from compartments.facts.charters import CharterIssued
 from compartments.rows import AddressBlock, Charter, Cloud, Compartment, Endpoint, Grant, Node, RevokedKey
 from compartments.world import World
@@ -111,9 +112,11 @@ def due(world: World, node: Node, *, quotas: Quotas = QUOTAS) -> charter.Charter
 
 
 def _places(world: World) -> tuple[Place, ...]:
-    """Return every environment and the homes above it, homes first."""
+    """Return every environment and the homes above it, homes first; none that is condemned, so that no new node makes a key for it."""
     found: dict[str, Place] = {}
     for environment in world.find(Compartment, kind="environment"):
+        if state_of(world, environment.id) == "condemned":
+            continue
         for row in graph.home_path(world, environment.id):
             found[row.id] = Place(id=row.id, name=row.name, kind=row.kind, parent=row.parent)
     return tuple(found[identity] for identity in sorted(found, key=lambda one: (len(graph.home_path(world, one)), one)))

@@ -33,6 +33,7 @@ from ring0.destroying import CondemnCompartment, ForgetCompartment, KeepCompartm
 AGAIN_S: Final = 1.0
 SOON_S: Final = 0.1
 ASK_S: Final = 5.0
+LATE_US: Final = 180_000_000  # three lives of a command: what a bus held back that long is refused
 Stage = Literal["closing", "condemned", "open"]
 
 
@@ -64,12 +65,30 @@ class Closing:
         pause = SOON_S
         while True:
             self._moved.clear()
-            world = self._domain.world
-            steps = [await self._step(one) for state in ("closing", "condemned") for one in world.find(Ending, state=state)]
-            pause = min(pause * 2, AGAIN_S) if steps and not all(steps) else SOON_S if steps else AGAIN_S
+            waits = await self.look()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(pause if waits else AGAIN_S):
                     await self._moved.wait()
+            pause = min(pause * 2, AGAIN_S) if waits else SOON_S
+
+    async def look(self) -> bool:
+        """Take each compartment that ends as far as it goes now; whether one waits for something."""
+        world = self._domain.world
+        steps = [await self._step(one) for state in ("closing", "condemned") for one in world.find(Ending, state=state)]
+        late = self._domain.journal.now() - LATE_US
+        steps += [await self._reopen(one) for one in world.find(Ending, state="kept") if one.ended > late]
+        return not all(steps)
+
+    async def _reopen(self, ending: Ending) -> bool:
+        """Open a compartment that was kept where an order to close it came late; whether every node that runs was heard of it."""
+        try:
+            for child in self._children().values():
+                if (await self._look(child, ending))["state"] == "closing":
+                    await self._tell(child, ending, "open", ending.why)
+        except EnjinError as error:
+            self._log.warning("compartment.waits", compartment=ending.name, error=error)
+            return False
+        return True
 
     async def _step(self, ending: Ending) -> bool:
         """Take one compartment as far as it goes now; whether it waits for nothing."""
@@ -119,9 +138,15 @@ class Closing:
         """Have every key destroyed, and take the compartment out of the graph when all are."""
         nodes = self._all()
         states = {node: await self._look(child, ending) for node, child in nodes.items()}
+        refused: list[str] = []
         for node, found in states.items():
             if found["state"] in ("open", "closing"):
-                await self._tell(nodes[node], ending, "condemned")
+                try:
+                    await self._tell(nodes[node], ending, "condemned")
+                except CompartmentInUse as error:  # it came there later than the order; the other nodes go on
+                    refused.append(f"node {self._label(node)}: {error.message}")
+        if refused:
+            raise Waits("; ".join(refused))
         for node, found in states.items():
             if found["state"] != "destroyed":
                 raise Waits(f"node {self._label(node)} {found['why'] or 'destroys its key'}")
@@ -158,6 +183,8 @@ class Closing:
 
 def evidence(world: World, ending: Ending) -> tuple[str, tuple[str, ...]]:
     """Return the request by which *ending* was approved, "" when it needed nobody, and the signed approvals (base64url)."""
+    if not ending.asked:
+        return "", ()
     digest = open_frame(from_text(ending.asked)).digest
     for row in world.find(ApprovalRequest, digest=digest):
         if row.state == "carried":

@@ -25,7 +25,8 @@ pytestmark = pytest.mark.timeout(240)
 # What a cloud passes while it is raised, used and taken down; the counting test holds this list to the truth.
 PASSED = (
     "agent.configuration.write", "agent.observation.send", "agent.spawn", "answer.send", "blob.link", "blob.rename", "blob.sync",
-    "briefing.send", "directory.sync", "errand.spawn", "file.rename", "file.sync", "group.down.send", "group.up.send",
+    "briefing.send", "compartment.condemn", "compartment.ended", "compartment.forget", "directory.sync",
+    "errand.spawn", "file.rename", "file.sync", "group.down.send", "group.up.send",
     "hands.answer.send", "hands.ask.send", "hands.settings.write", "health.send", "held.spawn", "hub.pass.send", "hub.ready.send",
     "hub.spawn", "hub.trial.send", "hub.zap.send", "identity.write", "init.answer.send", "init.ask.send", "init.fork", "init.spawn",
     "instance.spawn", "journal.answer", "journal.close", "journal.commit", "journal.committed", "journal.entries.write",
@@ -78,7 +79,7 @@ class Faulty(Cloud):
         (self.source / "change.txt").write_text(f"{self.pushes}\n")
 
     def use(self) -> int:
-        """Push, set, scale, ask, make and shred; return the number of the release that was acknowledged."""
+        """Push, set, scale, ask, make, shred and destroy; return the number of the release that was acknowledged."""
         self.change()
         pushed = self.push(self.source, "hello")
         self.run("config", "set", f"NUMBER={self.pushes}", "--app", "hello")
@@ -86,6 +87,7 @@ class Faulty(Cloud):
         self.run("ask", "ping", "--where", "all", check=False)
         self.run("compartment", "create", f"place-{self.pushes}")
         self.run("compartment", "shred", f"place-{self.pushes}", "--yes", check=False)
+        self.run("compartment", "destroy", f"place-{self.pushes}", "--yes", check=False)
         return int(pushed["release"])
 
 
