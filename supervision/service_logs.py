@@ -8,6 +8,7 @@ May import: enjin, bus, supervision.init_link.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Final
@@ -20,6 +21,7 @@ from supervision.init_link import InitForbidden, InitGone, InitLink
 
 LINES_MAX: Final = 5000
 ANSWER_BYTES: Final = 400_000
+READ_S: Final = 5.0
 LINE_OVERHEAD_BYTES: Final = 48
 _END: Final = 1 << 52
 
@@ -127,10 +129,14 @@ async def read_at(
 ) -> tuple[tuple[Part, ...], tuple[Elsewhere, ...]]:
     """Do as ``read_services`` with the init of node *whose* behind the control socket at *path*. Raises: NodeSilent, NoSuchService."""
     try:
-        async with await InitLink.connect(path) as link:
+        async with asyncio.timeout(READ_S), await InitLink.connect(path) as link:
             return await read_services(link, query, offset_us=offset_us, forbidden=forbidden, names=names)
+    except TimeoutError as error:
+        raise NodeSilent(f"the init of node {whose} does not answer within {READ_S:g} s") from error
     except (OSError, InitGone) as error:
         raise NodeSilent(f"the init of node {whose} does not answer: {error}") from error
+    except (LookupError, TypeError, ValueError) as error:  # a node's root can put another in its init's place
+        raise NodeSilent(f"what answers as the init of node {whose} is none") from error
 
 
 async def _read(link: InitLink, name: str, label: str, query: ReadNodeLogs, source: int, offset_us: int, left: int) -> Part:

@@ -104,6 +104,14 @@ def test_down_and_up_again(theirs: UsersCloud) -> None:
     wait_for(lambda: theirs.answers("hello"), 30, "hello")
 
 
+def test_every_nodes_own_lines_can_be_read(theirs: UsersCloud) -> None:
+    """Without root too: ring 0's, ring 1's and an agent's, hands' among them; the machine's own way reads the same."""
+    for words in (("ring0",), ("ring1",), ("agent.default",), ("ring0", "--local")):
+        told = [json.loads(line) for line in theirs.run("node", "logs", *words, "--json").stdout.splitlines()]
+        assert any("started" in line["text"] for line in told), words
+    assert theirs.run("node", "logs", "ring0", "--service", "hands").returncode == 0
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to forbid namespaces to somebody")
 def test_without_namespaces_nothing_separates_and_it_says_so(user: User) -> None:
     """Where no user namespace can be made apps run all the same, push and status say `no isolation`, and destroy leaves nothing."""

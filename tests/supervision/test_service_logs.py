@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 from supervision import service_logs
 from supervision.init.log import Log
 from supervision.init_link import InitForbidden
-from supervision.service_logs import NoSuchService, Part, ReadNodeLogs, read_services
+from supervision.service_logs import NodeSilent, NoSuchService, Part, ReadNodeLogs, read_at, read_services
 
 SOURCE, OFFSET_US = 17, 1_000_000_000
 
@@ -112,3 +115,43 @@ def test_page_by_page_every_line_once(bursts: list[list[str]], size: int, budget
     assert got == sorted(set(got))
     assert len(got) + lost == init.logs_of["daemon"].last
     assert init.logs_of["daemon"].last == written
+
+
+ANSWERS = (
+    None,
+    {"result": None},
+    {"result": {"services": [{}], "started_us": 1}},
+    {"result": {"services": 5}},
+    {"result": {"services": []}},
+    [],
+)
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=str)
+def test_whoever_answers_in_an_inits_place_stops_nobody(answer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence and nonsense on the control socket are refusals within a bounded time."""
+    monkeypatch.setattr(service_logs, "READ_S", 0.3)
+
+    async def work() -> None:
+        path = tmp_path / "init.sock"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+            listening.bind(str(path))
+            listening.listen(4)
+            listening.setblocking(False)
+            asked = asyncio.create_task(_answer(listening, answer))
+            with pytest.raises((NodeSilent, NoSuchService)):
+                await read_at(path, ReadNodeLogs(node="ring1"), offset_us=0, whose="ring1")
+            asked.cancel()
+
+    asyncio.run(work())
+
+
+async def _answer(listening: socket.socket, answer: Any) -> None:
+    """Take one client, and say *answer* to each of its requests; None says nothing."""
+    loop = asyncio.get_running_loop()
+    client, _ = await loop.sock_accept(listening)
+    with client:
+        while data := await loop.sock_recv(client, 65_536):
+            if answer is not None:
+                said = answer | {"id": json.loads(data)["id"]} if isinstance(answer, dict) else answer
+                await loop.sock_sendall(client, json.dumps(said).encode())
