@@ -11,15 +11,19 @@ INV-DST-2: a wish names the compartment's id, which is never used again: it dest
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
+
+import msgspec
 
 from bus.messages import Command, Query
 from compartments.rows_endings import Ending
 from compartments.world import World
 from enjin.errors import Refused
 
+State = Literal["open", "closing", "condemned", "destroyed"]
 SHOWN_MAX: Final = 5
 HELD_MAX: Final = 200
+WHY_CHARACTERS_MAX: Final = 500
 
 
 class CompartmentInUse(Refused):
@@ -64,16 +68,35 @@ class ShowHoldings(Query, kind="compartment.holds", kw_only=True):
     compartment: str
 
 
+class Holdings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The answer: of which ring, which compartment, what it holds in words (not more than are worth reading), and what its end waits for.
+
+    ``state`` is open, closing, condemned or destroyed; ``why`` says what it waits for, or of an open one why it was kept.
+    """
+
+    ring: int
+    id: str
+    name: str
+    state: State
+    holds: Annotated[tuple[str, ...], msgspec.Meta(max_length=HELD_MAX)] = ()
+    why: Annotated[str, msgspec.Meta(max_length=WHY_CHARACTERS_MAX)] = ""
+
+
 def ending_of(world: World, compartment: str) -> Ending | None:
     """Return how *compartment* (an id) ends; None while nobody wants it destroyed."""
     row = world.get(Ending, compartment)
     return row if row is not None and row.state != "kept" else None
 
 
-def state_of(world: World, compartment: str) -> str:
-    """Return one word for *compartment* (an id): open, closing, condemned, destroyed."""
-    row = ending_of(world, compartment)
-    return row.state if row is not None else "open"
+def state_of(world: World, compartment: str) -> State:
+    """Return one word for *compartment* (an id)."""
+    row = world.get(Ending, compartment)
+    return row.state if row is not None and row.state != "kept" else "open"
+
+
+def one_line(text: str) -> str:
+    """Return *text*, which may be another's, as one line of what can be printed, and not a long one."""
+    return "".join(one if one.isprintable() else " " for one in text[:WHY_CHARACTERS_MAX])
 
 
 def in_use(name: str, held: Sequence[str]) -> CompartmentInUse:

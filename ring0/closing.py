@@ -12,18 +12,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-import msgspec
-
-from compartments.destroying import CompartmentInUse, EndCompartment, ShowHoldings
+from compartments.destroying import CompartmentInUse, EndCompartment, Holdings, ShowHoldings, one_line
 from compartments.domain import Domain
 from compartments.rows import Node
 from compartments.rows_approvals import Approval, ApprovalRequest
 from compartments.rows_endings import Ending
 from compartments.world import World
 from enjin import log
-from enjin.canonical import from_text
+from enjin.canonical import from_text, parse
 from enjin.errors import EnjinError
 from enjin.failpoints import failpoint
 from keys.frame import open_frame
@@ -83,7 +81,7 @@ class Closing:
         """Open a compartment that was kept where an order to close it came late; whether every node that runs was heard of it."""
         try:
             for child in self._children().values():
-                if (await self._look(child, ending))["state"] == "closing":
+                if (await self._look(child, ending)).state == "closing":
                     await self._tell(child, ending, "open", ending.why)
         except EnjinError as error:
             self._log.warning("compartment.waits", compartment=ending.name, error=error)
@@ -99,10 +97,10 @@ class Closing:
             else:
                 await self._destroy(ending)
         except Waits as waits:
-            self.notes[ending.compartment] = str(waits)
+            self.notes[ending.compartment] = one_line(str(waits))
             return False
         except EnjinError as error:
-            self.notes[ending.compartment] = error.message
+            self.notes[ending.compartment] = one_line(error.message)
             self._log.warning("compartment.waits", compartment=ending.name, error=error)
             return False
         self.notes.pop(ending.compartment, None)
@@ -114,13 +112,13 @@ class Closing:
         try:
             for node, child in nodes.items():
                 await self._bring(node, child)
-                if (await self._look(child, ending))["state"] == "open":
+                if (await self._look(child, ending)).state == "open":
                     await self._tell(child, ending, "closing")
                 found = await self._look(child, ending)
-                if found["state"] == "closing" and found["why"]:
-                    raise CompartmentInUse(f"node {self._label(node)} keeps compartment {ending.name}: {found['why']}")
+                if found.state == "closing" and found.why:
+                    raise CompartmentInUse(f"node {self._label(node)} keeps compartment {ending.name}: {found.why}")
         except CompartmentInUse as error:
-            await self._keep(ending, nodes, error.message)
+            await self._keep(ending, nodes, one_line(error.message))
             return
         failpoint("compartment.condemn")
         try:
@@ -140,7 +138,7 @@ class Closing:
         states = {node: await self._look(child, ending) for node, child in nodes.items()}
         refused: list[str] = []
         for node, found in states.items():
-            if found["state"] in ("open", "closing"):
+            if found.state in ("open", "closing"):
                 try:
                     await self._tell(nodes[node], ending, "condemned")
                 except CompartmentInUse as error:  # it came there later than the order; the other nodes go on
@@ -148,8 +146,8 @@ class Closing:
         if refused:
             raise Waits("; ".join(refused))
         for node, found in states.items():
-            if found["state"] != "destroyed":
-                raise Waits(f"node {self._label(node)} {found['why'] or 'destroys its key'}")
+            if found.state != "destroyed":
+                raise Waits(f"node {self._label(node)} {found.why or 'destroys its key'}")
         failpoint("compartment.forget")
         await self._domain.wish(ForgetCompartment(compartment=ending.compartment, nodes=tuple(nodes)), reason=_reason(ending))
         self._log.warning("compartment.destroyed", compartment=ending.name)
@@ -171,10 +169,10 @@ class Closing:
         )  # fmt: skip
         await child.command(wish, reason=_reason(ending), deadline_s=ASK_S)
 
-    async def _look(self, child: Child, ending: Ending) -> dict[str, Any]:
+    async def _look(self, child: Child, ending: Ending) -> Holdings:
+        """Return what a node says. Raises: Unreachable, what it refuses with, and Malformed for what is no answer."""
         reply = await child.query(ShowHoldings(compartment=ending.compartment), deadline_s=ASK_S)
-        found: dict[str, Any] = msgspec.json.decode(reply.result)
-        return found
+        return parse(reply.result, Holdings)
 
     def _label(self, node: str) -> str:
         row = self._domain.world.get(Node, node)

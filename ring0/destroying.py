@@ -10,11 +10,11 @@ INV-DES-2: nobody's key, account or token counts beneath the path of a compartme
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 from bus.messages import Asker, Command, Fact, Moment, Question, Role, Rule, always
 from compartments import graph, lookup, standing
-from compartments.destroying import HELD_MAX, DestroyCompartment, ShowHoldings, ending_of, in_use, state_of
+from compartments.destroying import HELD_MAX, DestroyCompartment, Holdings, ShowHoldings, ending_of, in_use, one_line, state_of
 from compartments.facts.endings import CompartmentClosing, CompartmentCondemned, CompartmentDestroyed, CompartmentKept
 from compartments.rows import (
     Account,
@@ -37,8 +37,6 @@ from enjin.canonical import to_text
 from enjin.errors import Conflict, Invalid, Refused
 from ring0.compartments import place_id, root
 from ring0.genesis import DEFAULT
-
-WHY_CHARACTERS_MAX: Final = 500
 
 
 class NeededByCloud(Refused):
@@ -175,7 +173,7 @@ def condemn(wish: CondemnCompartment, world: World, at: Moment) -> Iterator[Fact
 def keep(wish: KeepCompartment, world: World, at: Moment) -> Iterator[Fact]:
     """Open a closing compartment again. Raises: NotSoFar, Invalid."""
     ending = _need(world, wish.compartment, "closing")
-    yield CompartmentKept(compartment=ending.compartment, why=wish.why[:WHY_CHARACTERS_MAX], time=at.time)
+    yield CompartmentKept(compartment=ending.compartment, why=one_line(wish.why), time=at.time)
 
 
 def forget(wish: ForgetCompartment, world: World, at: Moment) -> Iterator[Fact]:
@@ -209,19 +207,21 @@ def destroyed(wish: DestroyCompartment, world: World, _at: Moment) -> object:
 def questions(notes: Callable[[], Mapping[str, str]], clock: Callable[[], int]) -> tuple[Question, ...]:
     """Return the row of the closed table that tells how far a compartment's end is; *notes* has what each waits for, by id."""
 
-    def show(query: ShowHoldings, world: World, asker: Asker) -> dict[str, Any]:
+    def show(query: ShowHoldings, world: World, asker: Asker) -> Holdings:
         """Return what is left of a compartment. Raises: NoSuchCompartment, Forbidden."""
         known = world.get(Ending, query.compartment)
         if known is not None and known.state == "destroyed" and world.get(Compartment, known.compartment) is None:
             if asker.role < Role.SUPERVISOR and asker.compartment not in ("", root(world).name, root(world).id):
                 raise lookup.NoSuchCompartment(f"there is no compartment {query.compartment[:40]!r}")
-            return {"ring": 0, "id": known.compartment, "name": known.name, "state": known.state, "holds": [], "why": ""}
+            return Holdings(ring=0, id=known.compartment, name=known.name, state="destroyed")
         row = lookup.compartment(world, query.compartment)
         standing.require(world, asker, row.id)
         ending, held = ending_of(world, row.id), holdings(world, row, clock())
         kept = world.get(Ending, row.id)
         why = notes().get(row.id, "") if ending is not None else kept.why if kept is not None else ""
-        return {"ring": 0, "id": row.id, "name": row.name, "state": state_of(world, row.id), "holds": held[:HELD_MAX], "why": why}
+        return Holdings(
+            ring=0, id=row.id, name=row.name, state=state_of(world, row.id), holds=tuple(held[:HELD_MAX]), why=one_line(why)
+        )  # fmt: skip
 
     return (Question(ShowHoldings, show, Role.OPERATOR, lambda query, world: place_id(world, query.compartment)),)
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
 
 from bus.messages import Asker, Question, Role
 from compartments import approved, graph
-from compartments.destroying import HELD_MAX, ShowHoldings, state_of
+from compartments.destroying import HELD_MAX, Holdings, ShowHoldings, one_line, state_of
 from compartments.domain import Domain
 from compartments.lookup import NoSuchCompartment
 from compartments.rows import Compartment
@@ -72,7 +71,7 @@ class Endings:
 def questions(trust: TrustSet, clock: Callable[[], int]) -> tuple[Question, ...]:
     """Return the row of the closed table that tells what a compartment holds here, and whether we find its end approved."""
 
-    def show(query: ShowHoldings, world: World, asker: Asker) -> dict[str, Any]:
+    def show(query: ShowHoldings, world: World, asker: Asker) -> Holdings:
         """Return what is left of a compartment. Raises: NoSuchCompartment."""
         row = world.get(Compartment, query.compartment) or world.first(Compartment, name=query.compartment)
         ending = world.get(Ending, row.id if row is not None else query.compartment)
@@ -85,7 +84,7 @@ def questions(trust: TrustSet, clock: Callable[[], int]) -> tuple[Question, ...]
         why = f"waits for {', '.join(rest[:3])}" if rest else ""
         if state == "closing" and ending is not None and row is not None:
             why = _doubt(world, trust, ending, row)
-        return {"ring": 1, "id": identity, "name": name, "state": state, "holds": found[:HELD_MAX], "why": why}
+        return Holdings(ring=1, id=identity, name=name, state=state, holds=tuple(found[:HELD_MAX]), why=one_line(why))
 
     return (Question(ShowHoldings, show, Role.OPERATOR, lambda query, world: name_of(world, query.compartment)),)
 

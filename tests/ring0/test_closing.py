@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from bus.messages import Command, Query, Reply, Role
 from compartments.charter import Place, ReceiveCharter
-from compartments.destroying import CompartmentInUse, DestroyCompartment, EndCompartment, ShowHoldings, state_of
+from compartments.destroying import CompartmentInUse, DestroyCompartment, EndCompartment, Holdings, ShowHoldings, state_of
 from compartments.lookup import BeingDestroyed, NoSuchCompartment
 from compartments.rows import Compartment, Node
 from compartments.rows_apps import App, SealingKey
@@ -66,7 +66,8 @@ class Link:
             raise Unreachable("the question was lost")
         assert isinstance(query, ShowHoldings)
         world, one = self.domain.world, query.compartment
-        found = {"state": state_of(world, one), "why": "", "holds": held(world, one, self.domain.time), "left": left(world, one)}
+        holds = tuple(held(world, one, self.domain.time))
+        found = Holdings(ring=1, id=one, name=NAME, state=state_of(world, one), holds=holds, why="")
         return Reply(ok=True, result=msgspec.Raw(canonical(found)))
 
 
@@ -276,3 +277,43 @@ def test_an_app_on_one_node_keeps_it_on_all(loss: str) -> None:
     assert machine.book.world.need(Ending, machine.compartment).state == "kept"
     assert "app hello" in machine.book.world.need(Ending, machine.compartment).why
     assert machine.pushes == 1
+
+
+NONSENSE: Final = (b"null", b"{}", b"[1]", b"{", canonical({"state": "gone"}), b'{"a":' * 5_000)
+
+
+@pytest.mark.parametrize("answer", NONSENSE, ids=lambda answer: answer[:12].decode())
+def test_a_node_that_answers_nonsense_stops_nobody(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ring 1 that was taken over delays a compartment's end, and nothing else: ring 0's daemon goes on and says what it waits for."""
+    machine = Ends()
+    machine.begin()
+    machine.order()
+
+    async def query(_link: Link, _query: Query, **_: Any) -> Reply:
+        return Reply(ok=True, result=msgspec.Raw(answer))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Link, "query", query)
+        machine.drive([])
+        assert machine.closing.notes[machine.compartment]
+        assert machine.book.world.need(Ending, machine.compartment).state == "closing"
+    machine.teardown()
+    assert machine.book.world.need(Ending, machine.compartment).state == "destroyed"
+
+
+def test_what_a_node_says_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long and whatever is in it: it stands in the journal and on terminals."""
+    machine = Ends()
+    machine.begin()
+    machine.order()
+
+    async def command(_link: Link, wish: EndCompartment, **_: Any) -> Reply:
+        if wish.stage == "closing":
+            raise CompartmentInUse("no\x1b[2J\r\n" + "x" * 10_000)
+        return Reply(ok=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Link, "command", command)
+        machine.drive([])
+    why = machine.book.world.need(Ending, machine.compartment).why
+    assert (why.isprintable(), why[:2], len(why)) == (True, "no", 500)

@@ -171,7 +171,7 @@ def doubt(council: Council) -> str:
     """Return why this node would not destroy the key of `blue`."""
     [question] = ending.questions(council.trust, council.domain.journal.now)
     found: Any = question.answer(ShowHoldings(compartment=BLUE), council.domain.world, DAEMON)
-    return str(found["why"])
+    return str(found.why)
 
 
 def blue(council: Council) -> tuple[str, bool]:
