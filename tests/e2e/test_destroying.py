@@ -16,6 +16,7 @@ from keys.keyring import KeyPair
 from tests.cloud import ENJIN, ROOT
 from tests.e2e.clouds import BACK_S, Raised, wait_for
 from tests.e2e.test_shredding import CANARY, opens, sealed_values
+from tests.e2e.test_world_commands import http
 from tests.places import free_port_base, temporary_home
 
 pytestmark = [pytest.mark.timeout(240)]
@@ -102,6 +103,27 @@ def test_n06_with_two_operators_an_empty_compartment_is_destroyed(fresh_cloud: R
     assert not opens(KeyPair(key_file(cloud, again).read_bytes()), "shop/hello/TOKEN", value)
     assert cloud.push(HELLO, "hello", "--compartment", "shop")["url"]
     assert cloud.json("config", "get", "--app", "hello")["values"] == []
+    through_the_door(cloud, bob)
+
+
+def through_the_door(cloud: Raised, bob: dict[str, str]) -> None:
+    """Check that a token asks for it at ring 0's API under one idempotency key, and the other operator's key approves it."""
+    made = cloud.json("compartment", "create", "brief")["id"]
+    token = cloud.json("token", "create", "ci", "--ring", "0", "--role", "operator", "--compartment", "cloud")["token"]
+    headers = {"Idempotency-Key": str(request_id(clock().wall_us))}
+    wish = {"compartment": "brief", "confirm": made}
+    answers = [http(cloud, 0, "/v1/compartment/destroy", token, wish, headers) for _ in range(2)]
+    assert [(status, told["repeated"]) for status, told in answers] == [(200, False), (200, True)]
+    asked = answers[0][1]["result"]["approval"]
+    assert (answers[1][1]["result"]["approval"], asked["what"], asked["needed"]) == (asked, "compartment.destroy", 1)
+    assert http(cloud, 0, "/v1/compartment/destroy", token, wish | {"compartment": made}, headers)[0] == 409
+    assert run_as(cloud, bob, "approve", asked["id"]).returncode == 0
+
+    def gone() -> bool:
+        status, told = http(cloud, 0, f"/v1/compartment/holds?compartment={made}", token)
+        return (status, told["state"], told["name"]) == (200, "destroyed", "brief")
+
+    wait_for(gone, BACK_S, "the end of brief")
 
 
 def _holds(path: Path, secret: bytes) -> bool:
