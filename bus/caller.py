@@ -44,8 +44,9 @@ Follower = Callable[[Opened], Awaitable[None] | None]
 class _Request:
     """One request under way: the hashes of what was sent for it, of which *latest* is the last, and the answer when it came."""
 
-    def __init__(self, rid: str) -> None:
+    def __init__(self, rid: str, heard: Callable[[Reply], None] | None = None) -> None:
         self.rid = rid
+        self.heard = heard
         self.subject = reply_subject(rid)
         self.digests: set[str] = set()
         self.latest = ""
@@ -94,7 +95,14 @@ class Caller:
             await self.transport.subscribe("reply", self._hear)
 
     async def command(
-        self, wish: Command, *, reason: str = "", rid: str = "", deadline_s: float = COMMAND_DEADLINE_S, behalf: Behalf | None = None
+        self,
+        wish: Command,
+        *,
+        reason: str = "",
+        rid: str = "",
+        deadline_s: float = COMMAND_DEADLINE_S,
+        behalf: Behalf | None = None,
+        heard: Callable[[Reply], None] | None = None,
     ) -> Reply:
         """Ask for *wish* and return the verified answer, refusals included.
 
@@ -103,11 +111,13 @@ class Caller:
             rid: The request's id and idempotency key; a fresh one when empty.
             deadline_s: How long to go on asking.
             behalf: For whom we, being a door, ask.
+            heard: Called with the verified answer the moment it is heard, before anything is handled that came after it on a
+                transport that keeps the order; our caller wakes up later than that.
 
         Raises:
             Unreachable: No verified answer until the deadline; whether it took effect is open: ask again with *rid*.
         """
-        return await self._ask("command." + wish.KIND, wish, reason, rid, deadline_s, behalf)
+        return await self._ask("command." + wish.KIND, wish, reason, rid, deadline_s, behalf, heard)
 
     async def query(self, query: Query, *, deadline_s: float = QUERY_DEADLINE_S, behalf: Behalf | None = None) -> Reply:
         """Ask *query* and return the verified answer. Raises: Unreachable."""
@@ -140,9 +150,18 @@ class Caller:
         finally:
             del self._hearing[subject]
 
-    async def _ask(self, subject: str, body: Command | Query, reason: str, rid: str, deadline_s: float, behalf: Behalf | None) -> Reply:
+    async def _ask(
+        self,
+        subject: str,
+        body: Command | Query,
+        reason: str,
+        rid: str,
+        deadline_s: float,
+        behalf: Behalf | None,
+        heard: Callable[[Reply], None] | None = None,
+    ) -> Reply:
         await self.start()
-        request = _Request(rid or str(request_id(self.speaker.now())))
+        request = _Request(rid or str(request_id(self.speaker.now())), heard)
         self._waiting.setdefault(request.subject, []).append(request)
         deadline = monotonic_s() + deadline_s
         wait_s = FIRST_WAIT_S
@@ -206,6 +225,8 @@ class Caller:
                 # What waited while the receiver was away is too old for it; the frame that was sent last is answered by itself.
                 if not request.answer.done() and (reply.code != NotFresh.code or statement.re == request.latest):
                     request.answer.set_result((reply, statement.time))
+                    if request.heard is not None:
+                        request.heard(reply)
                 return
         raise WrongSubject("the answer names a request that we did not send")
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -28,8 +28,9 @@ from enjin.failpoints import failpoint, inherited
 from enjin.host import clock
 from keys.grants import Capability, Grant, PublicKeys, sign_grant
 from keys.keyring import Keyring, create_seed
+from ring1.agent import Agent
 from ring1.beliefs import Beliefs
-from ring1.plan import CRASHES_MAX, ProcessSeen
+from ring1.plan import ProcessSeen
 from ring1.relaying import Relay
 from ring1.tenancy import agent_node
 from supervision import instances
@@ -38,7 +39,6 @@ from supervision.init_link import InitLink, InitStale, InitUnknown
 TENANT_ROLE: Final = 1
 HOUR_US: Final = 3_600_000_000
 ANSWER_S: Final = 15.0
-STATES: Final = {"stopped": "exited"}
 
 
 class AgentAway(Unreachable):
@@ -46,26 +46,6 @@ class AgentAway(Unreachable):
 
     code = "E-AGT-101"
     remedy = "it is started again by itself; try once more"
-
-
-class Life(NamedTuple):
-    """How an instance's process has fared in one generation: it is started again within milliseconds, so ends are counted here."""
-
-    generation: int
-    exits: int = 0
-    ready: bool = False
-
-
-class Agent:
-    """One compartment's agent and what it has said since it began."""
-
-    def __init__(self, compartment: str, node: str) -> None:
-        self.compartment, self.node = compartment, node
-        self.grant = ""
-        self.pipe: PipeTransport | None = None
-        self.caller: Caller | None = None
-        self.processes: dict[str, ProcessSeen] = {}
-        self.lives: dict[str, Life] = {}
 
 
 class Agents:
@@ -136,11 +116,15 @@ class Agents:
         failpoint("agent.spawn")
         if not (await self.init.spawn(service))["wanted"]:  # it was ended when its compartment had nothing left to run
             await self.init.start(name)
-        agent.pipe = PipeTransport(await self.init.take(handles[1]))
+        await self.attach(agent, await self.init.take(handles[1]))
+
+    async def attach(self, agent: Agent, descriptor: int) -> None:
+        """Speak from now on with *agent*, whose grant we gave, over our end of its pipe, which is ours to close."""
+        agent.pipe = PipeTransport(descriptor)
         await self._domain.dispatcher.serve(agent.pipe, f"pipe:{agent.node}")
         await agent.pipe.subscribe("reply", lambda subject, frame: self._relay.up(agent.node, agent.grant, subject, frame))
         agent.caller = Caller(agent.pipe, self._domain.speaker, self._domain.trust, responder=agent.node, ring=self._domain.place.ring)
-        self._agents[compartment] = agent
+        self._agents[agent.compartment] = agent
         self.inform()
 
     async def end(self, compartment: str) -> None:
@@ -165,10 +149,15 @@ class Agents:
             Unreachable, and what the agent refuses with.
         """
         agent = self._need(compartment)
-        caller = self._caller(agent)
-        status = msgspec.json.decode(_must(await caller.command(wish, deadline_s=ANSWER_S)), type=instances.Status)
-        self._note(agent, status.instance, status.generation, status.state, status.status, status.text)
-        return status
+
+        def heard(reply: Reply) -> None:
+            """Note it before what the agent said after it; whoever waits for the answer wakes up later than that is handled."""
+            if reply.ok:
+                status = msgspec.json.decode(reply.result, type=instances.Status)
+                self._note(agent, status.instance, status.generation, status.state, status.status, status.text)
+
+        reply = await self._caller(agent).command(wish, deadline_s=ANSWER_S, heard=heard)
+        return msgspec.json.decode(_must(reply), type=instances.Status)
 
     async def read_log(self, compartment: str, instance: str, after: int) -> instances.Lines:
         """Return lines that *instance* wrote. Raises: Unreachable, and what the agent refuses with."""
@@ -268,18 +257,7 @@ class Agents:
         self._note(agent, said.instance, said.generation, state, said.status, said.text)
 
     def _note(self, agent: Agent, instance: str, generation: int, state: str, status: int, text: str) -> None:
-        held, life = agent.processes.get(instance), agent.lives.get(instance, Life(generation))
-        if life.generation != generation:
-            life = Life(generation)
-        life = Life(generation, life.exits + (state == "exited"), life.ready or state == "ready")
-        agent.lives[instance] = life
-        if life.exits >= CRASHES_MAX and not life.ready:
-            if held is not None and held.state == "failed" and held.generation == generation:
-                return
-            state = "failed"
-        seen = ProcessSeen(generation=generation, state=STATES.get(state, state), status=status, text=text)  # type: ignore[arg-type]
-        if agent.processes.get(instance) != seen:
-            agent.processes[instance] = seen
+        if agent.note(instance, generation, state, status, text):
             self._changed()
 
     def _of(self, message: SeenMessage) -> Agent | None:
