@@ -49,10 +49,19 @@ def hello() -> Iterator[Raised]:
         yield made
 
 
+def wait_settled(cloud: Raised, what: str) -> None:
+    """Wait until the cloud has settled. Raises: AssertionError, with what is not as it should be and what ring 1's services wrote."""
+    try:
+        wait_for(lambda: cloud.settled("hello"), BACK_S, what)
+    except TimeoutError as error:
+        found = [cloud.run(*words, check=False).stdout for words in (("status",), ("app", "list"), ("ps", "--app", "hello"))]
+        raise AssertionError("\n".join([str(error), *found, cloud.written(1)])) from error
+
+
 @pytest.fixture
 def load(hello: Raised) -> Iterator[Load]:
     """The shared cloud under load."""
-    wait_for(lambda: hello.settled("hello"), BACK_S, "a settled cloud")
+    wait_settled(hello, "a settled cloud")
     with Load(hello, "hello") as running:
         running.wait_answers(ANSWERS)
         yield running
@@ -85,7 +94,7 @@ def test_no_request_fails_when_a_daemon_dies(load: Load, what: str) -> None:
     killed = service(cloud, *DAEMONS[what])
     os.kill(killed.pid, signal.SIGKILL)
     back = cloud.wait_back(lambda: service(cloud, *DAEMONS[what]), killed)
-    wait_for(lambda: cloud.settled("hello"), BACK_S, f"the cloud after {what} was killed")
+    wait_settled(cloud, f"the cloud after {what} was killed")
     load.wait_answers(ANSWERS)
     assert load.failures == []
     assert (app_process(cloud), cloud.init_of(1)) == (app, init)
@@ -102,7 +111,7 @@ def test_what_serves_is_back(load: Load, what: str) -> None:
     os.kill(killed.pid, signal.SIGKILL)
     cloud.wait_back(look, killed)
     wait_for(lambda: cloud.answers("hello", cloud.place), BACK_S, f"an answer after {what} was killed")
-    wait_for(lambda: cloud.settled("hello"), BACK_S, "a settled cloud")
+    wait_settled(cloud, "a settled cloud")
     nothing_is_lost(cloud, before, apps)
 
 
@@ -113,7 +122,7 @@ def test_an_apps_init_is_mended(hello: Raised) -> None:
     parent = next(process.parent for process in hello.processes() if process.pid == app.pid)
     os.kill(parent, signal.SIGKILL)
     hello.wait_back(lambda: app_process(hello), app)
-    wait_for(lambda: hello.settled("hello"), BACK_S, "the app after its init was killed")
+    wait_settled(hello, "the app after its init was killed")
     assert [one["id"] for one in hello.instances("hello")] == [instance["id"]]
 
 
@@ -131,7 +140,7 @@ def test_a_command_in_flight_takes_effect_once(hello: Raised) -> None:
     hello.wait_back(lambda: service(hello, 1, "daemon"), killed)
     asking.join()
     assert done[0].returncode == 0, done[0].stderr
-    wait_for(lambda: hello.settled("hello"), BACK_S, "the app after its restart")
+    wait_settled(hello, "the app after its restart")
     wait_for(lambda: len(hello.instances("hello")) == scaled, BACK_S, "the old instance to end")
     assert len(hello.json("releases", "--app", "hello")) == releases
     assert hello.verify(1)["ok"]
@@ -151,6 +160,6 @@ def test_an_init_is_mended(hello: Raised, ring: int) -> None:
     if ring == 0:
         hello.run("up")
     hello.wait_back(lambda: hello.init_of(ring), killed)
-    wait_for(lambda: hello.settled("hello"), BACK_S, "the cloud after its init was killed")
+    wait_settled(hello, "the cloud after its init was killed")
     nothing_is_lost(hello, before, apps)
     assert "nothing to change" in hello.run("up").stderr
