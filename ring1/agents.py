@@ -23,7 +23,7 @@ from compartments.domain import Domain
 from compartments.identity import Identity
 from enjin import log
 from enjin.canonical import to_text
-from enjin.errors import InvariantError, Unreachable, from_reply
+from enjin.errors import InvariantError, Refused, Unreachable, from_reply
 from enjin.failpoints import failpoint, inherited
 from enjin.host import clock
 from keys.grants import Capability, Grant, PublicKeys, sign_grant
@@ -186,8 +186,10 @@ class Agents:
         grant = self._grant(agent, keyring, path)
         trust = self._domain.trust
         agent.grant = trust.add(grant)
-        own = trust.authority(self._domain.grant, self._domain.journal.now())
-        needed = [*(trust.frame(digest) for digest in reversed(own.chain)), grant]
+        chain = [*reversed(trust.authority(self._domain.grant, self._domain.journal.now()).chain)]
+        with contextlib.suppress(Refused):  # while our own is renewed we still speak with the older one; one that has ended says nothing
+            chain += reversed(trust.authority(self._domain.speaker.grant, self._domain.journal.now()).chain)
+        needed = [*(trust.frame(digest) for digest in dict.fromkeys(chain)), grant]
         configuration = {
             "cloud": self._identity.cloud,
             "channel": self._domain.place.channel,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,24 @@ def test_nothing_is_renewed_before_its_time(memory: Path) -> None:
         cloud.loop.now_s += 20 * HOUR_S
         cloud.advance(5)
         assert grants(cloud) == before
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_agent_killed_while_its_ring_1_is_renewed_is_not_ended_again(memory: Path, seed: int) -> None:
+    """Its successor begins with the newer grant and still hears ring 1, which speaks with the older one until all agents are told."""
+    with simulated(memory / "killed", seed) as cloud:
+        agent = cloud.processes["ring2"]
+
+        async def killed_meanwhile() -> None:
+            end = cloud.loop.now_s + 180
+            while cloud.domain("ring1").grant == cloud.domain("ring1").speaker.grant:
+                assert cloud.loop.now_s < end, "nothing was renewed"
+                await asyncio.sleep(0.0005)
+            cloud.kill("ring2")
+
+        cloud.loop.now_s += 24 * HOUR_S - 90
+        cloud.advance(30)
+        before = agent.deaths
+        cloud.run(killed_meanwhile())
+        all_is_well(cloud, 1, 24)
+        assert agent.deaths == before + 1
