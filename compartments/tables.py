@@ -7,6 +7,9 @@ INV-TAB-1: writing a world's changes as they come, or all its rows at once, give
 INV-TAB-2: ``digest`` of the tables equals the digest of the world that they came from.
 INV-TAB-3: tables made for other shapes of rows are dropped and made anew, never migrated; tables that were made anew are not
 loaded before ``clear`` has announced that they are being filled, so a dropped table never passes for an empty world.
+
+They have no index beside their keys: every decision looks into World, and an index costs each commit that touches it one or two
+pages of the log.
 """
 
 from __future__ import annotations
@@ -21,7 +24,6 @@ from sqlalchemy import (
     Boolean,
     Column,
     Connection,
-    Index,
     MetaData,
     String,
     Table,
@@ -73,7 +75,6 @@ class _Columns:
             NAMES[shape],
             METADATA,
             *(Column(name, sort or String, primary_key=name in shape.KEY, nullable=False) for name, sort in self.sorts.items()),
-            *(Index(f"{NAMES[shape]}_by_{name}", name) for name in shape.INDEX),
         )
 
         wanted = [self.table.c[name] == bindparam(name) for name in shape.KEY]
@@ -131,6 +132,9 @@ def create(connection: Connection) -> bool:
     if present.issuperset(METADATA.tables):
         kept = connection.execute(select(SHAPE)).first()
         if kept is not None and kept.fingerprint == fingerprint():
+            for shape in ROW_TYPES.values():
+                for name in shape.INDEX:  # that earlier versions made
+                    connection.exec_driver_sql(f"DROP INDEX IF EXISTS {NAMES[shape]}_by_{name}")
             return not kept.filled
     drop(connection)
     METADATA.create_all(connection)

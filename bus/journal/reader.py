@@ -78,6 +78,7 @@ _LISTED: Final = (
     .order_by(ENTRIES.c.number)
     .limit(bindparam("most"))
 )
+_TIME: Final = select(ENTRIES.c.number, ENTRIES.c.time).where(ENTRIES.c.number <= bindparam("most"))
 _COMMIT: Final = select(COMMITS.c.number, COMMITS.c.epoch, COMMITS.c.hash, COMMITS.c.key_id, COMMITS.c.signature)
 _REQUEST: Final = select(*(REQUESTS.c[name] for name in KnownRequest._fields))
 _REQUEST_ONE: Final = _REQUEST.where(REQUESTS.c.request == bindparam("wanted"))
@@ -277,9 +278,14 @@ class Reader:
         return (StoredSnapshot(*rows[0][:-1]), int(rows[0][-1])) if rows else None
 
     def number_at(self, time: int) -> int:
-        """Return the number of the last entry that was made at or before *time*; 0 when there is none."""
-        rows = self.rows(select(ENTRIES.c.number).where(ENTRIES.c.time <= time).order_by(ENTRIES.c.time.desc()).limit(1))
-        return int(rows[0][0]) if rows else 0
+        """Return the number of the last entry made at or before *time*; 0 when there is none. Times rise with numbers (INV-DEC-3)."""
+        query, meta = _TIME.order_by(ENTRIES.c.number.desc()).limit(1), self.meta()
+        low, high = 0, meta.head.number if meta is not None else 0
+        while low < high:
+            middle = (low + high + 1) // 2
+            rows = self.rows(query, {"most": middle})
+            low, high = (middle, high) if not rows or rows[0][1] <= time else (low, rows[0][0] - 1)
+        return low
 
     def projection(self) -> Meta | None:
         """Return whose projection lies beside the journal and up to where; None when none was ever made."""

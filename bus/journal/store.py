@@ -24,7 +24,7 @@ from bus.journal.entry import Commit, Head, StoredEntry, genesis
 from bus.journal.errors import ForeignJournal, JournalBusy, JournalDamaged
 from bus.journal.prepared import Prepared
 from bus.journal.reader import KnownRequest, Meta, Reader, StoredSnapshot
-from bus.journal.schema import COMMITS, ENTRIES, FORMAT, HEAD, METADATA, PROJECTION, REQUESTS, SNAPSHOTS, WITNESSES
+from bus.journal.schema import COMMITS, ENTRIES, FORMAT, HEAD, METADATA, PROJECTION, REQUESTS, SNAPSHOTS, UNUSED_INDEXES, WITNESSES
 from enjin.failpoints import failpoint
 
 T = TypeVar("T")
@@ -190,6 +190,8 @@ class Store:
 
 def _prepare(connection: Connection, cloud: str, domain: str) -> Head:
     METADATA.create_all(connection)
+    for name in UNUSED_INDEXES:
+        connection.exec_driver_sql(f"DROP INDEX IF EXISTS {name}")
     row = connection.execute(select(HEAD.c.format, HEAD.c.cloud, HEAD.c.domain, HEAD.c.number, HEAD.c.hash)).first()
     if row is None:
         start = genesis(cloud, domain)

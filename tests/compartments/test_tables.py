@@ -120,3 +120,13 @@ def test_every_row_type_has_a_table_with_its_key(connection: Connection) -> None
         table = tables.METADATA.tables[name]
         assert set(shape.KEY) == {column.name for column in table.primary_key}
         assert connection.execute(select(table)).all() == []
+
+
+def test_indexes_of_earlier_versions_are_dropped_and_rows_stay(connection: Connection) -> None:
+    """Tables that an earlier version made with indexes go on without them: only keys are looked up."""
+    tables.write(connection, World([Tier(id="t", name="web"), Containment(parent="c", child="d")]).take_changes())
+    before = tables.digest(connection)
+    connection.exec_driver_sql("CREATE INDEX containment_by_child ON containment (child)")
+    assert not tables.create(connection)
+    assert connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL").all() == []
+    assert tables.digest(connection) == before

@@ -273,3 +273,31 @@ def test_a_journal_in_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> N
     with pytest.raises(EnjinError, match="absent") as caught:
         Journal.open(f"sqlite:///{tmp_path}/absent/j.db", identity=identity(), world_factory=SmallWorld, facts=FACTS)
     assert code_of(caught.value) == "E-JNL-019"
+
+
+def test_a_file_of_an_earlier_version_goes_on(desk: Desk) -> None:
+    """Its index over times is dropped, its table of requests stays as it is, and entries, replies and past worlds are the same."""
+    desk.fill(9)
+    for statement in (
+        "CREATE INDEX journal_entries_time ON journal_entries (time)",
+        "ALTER TABLE journal_requests RENAME TO made_now",
+        "CREATE TABLE journal_requests (request VARCHAR NOT NULL, asker VARCHAR NOT NULL, kind VARCHAR NOT NULL, body VARCHAR NOT NULL,"
+        " number INTEGER NOT NULL, hash VARCHAR NOT NULL, reply BLOB NOT NULL, PRIMARY KEY (request))",
+        "INSERT INTO journal_requests SELECT * FROM made_now",
+        "DROP TABLE made_now",
+    ):
+        desk.edit(statement)
+    entries, requests = desk.look("select * from journal_entries"), desk.look("select * from journal_requests order by request")
+    repeated = desk.ask(Add(name="again"))
+
+    async def work(journal: Journal) -> None:
+        first = await repeated.of(journal)
+        again = await repeated.of(journal)
+        assert (again.number, again.reply, again.repeated) == (first.number, first.reply, True)
+        assert journal.replay(time=desk.look("select time from journal_entries where number = 4")[0][0]).head.number == 4
+
+    desk.run(work)
+    assert desk.look("select name from sqlite_master where name = 'journal_entries_time'") == []
+    assert desk.look("select * from journal_entries where number <= 9") == entries
+    assert set(requests) < set(desk.look("select * from journal_requests"))
+    assert desk.verify().ok
