@@ -12,10 +12,10 @@ import fcntl
 import os
 import sqlite3
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
@@ -65,10 +65,11 @@ def _engine(path: Path, *, pragmas: tuple[str, ...], begin: str, read_only: bool
 
     engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
 
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+    def do_begin(opened: Any) -> None:
+        opened.dbapi_connection.execute(begin).close()
 
+    # The dialect's own step, which does nothing for SQLite: an event that executes a statement takes ten times as long.
+    engine.dialect.do_begin = do_begin  # type: ignore[assignment, method-assign]
     return engine
 
 

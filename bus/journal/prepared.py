@@ -6,7 +6,8 @@ each run takes as long as a commit's sync. The transaction stays SQLAlchemy's. I
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
@@ -14,14 +15,15 @@ from sqlalchemy.sql import ClauseElement
 
 
 class _Text(NamedTuple):
-    """A statement as one database's driver takes it; ``names`` is None where parameters go by name."""
+    """A statement as one database's driver takes it; ``of`` makes its parameters, by position or by name, of a mapping."""
 
     sql: str
-    names: tuple[str, ...] | None
+    of: Callable[[Mapping[str, Any]], Any]
 
-    def of(self, values: Mapping[str, Any]) -> Any:
-        """Return *values* as the driver takes them."""
-        return dict(values) if self.names is None else tuple([values[name] for name in self.names])
+
+def _by_position(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Any]:
+    # With several names itemgetter makes the tuple itself, without a step of the interpreter for each.
+    return itemgetter(*names) if len(names) > 1 else lambda values: tuple([values[name] for name in names])
 
 
 class Prepared:
@@ -38,18 +40,19 @@ class Prepared:
             Error: Of the database's driver, as the driver has it.
         """
         text = self._texts.get(connection.dialect.name) or self._compile(connection)
-        cursor = connection.connection.cursor()
+        driver: Any = connection.connection.dbapi_connection
+        cursor = driver.cursor()
         try:
             if isinstance(values, Mapping):
                 cursor.execute(text.sql, text.of(values))
             else:
-                cursor.executemany(text.sql, [text.of(row) for row in values])
+                cursor.executemany(text.sql, list(map(text.of, values)))
             return cursor.rowcount
         finally:
             cursor.close()
 
     def _compile(self, connection: Connection) -> _Text:
         compiled: Any = self._statement.compile(dialect=connection.dialect)
-        text = _Text(str(compiled), tuple(compiled.positiontup) if compiled.positional else None)
+        text = _Text(str(compiled), _by_position(compiled.positiontup) if compiled.positional else dict)
         self._texts[connection.dialect.name] = text
         return text
