@@ -29,6 +29,7 @@ class Belief:
         self._trust = trust
         self._known = (-1, -1, -1)
         self._added: set[str] = set()
+        self._revoked: set[str] = set()
 
     def sync(self, world: World) -> None:
         """Believe what was enrolled, and nothing that was revoked; costs nothing while neither changed."""
@@ -52,4 +53,6 @@ class Belief:
             except Refused as error:
                 _log.warning("grant.refused", grant=row.id, subject=row.subject, error=error)
         for key in world.all(RevokedKey):
-            self._trust.revoke(key.key, key.reason)
+            if key.key not in self._revoked:  # each revocation drops what was worked out of all the chains
+                self._revoked.add(key.key)
+                self._trust.revoke(key.key, key.reason)

@@ -91,6 +91,8 @@ class TrustSet:
         self._revoked: dict[str, str] = {}
         self._bound: dict[str, str] = {}  # public key (hex) -> the subject to which a grant binds it
         self._names: dict[str, frozenset[str]] = {}  # grant -> what revokes it: its own hash, and the id of each of its keys
+        self._named: dict[str, list[str]] = {}  # what revokes a grant -> the grants that it revokes, in the order of their coming
+        self._held: dict[str, tuple[int, str]] = {}  # subject -> since when its newest grant is in force, and that grant
         self._standing: dict[str, _Standing] = {}  # emptied by every revocation
 
     @property
@@ -133,6 +135,9 @@ class TrustSet:
         self._grants[digest] = grant
         self._frames[digest] = data
         self._names[digest] = frozenset({digest, *(str(key_id(bytes.fromhex(key))) for key in grant.keys.all())})
+        for name in self._names[digest]:
+            self._named.setdefault(name, []).append(digest)
+        self._held[grant.subject] = max(self._held.get(grant.subject, (grant.not_before, digest)), (grant.not_before, digest))
         return digest
 
     def _check_issuer(self, frame: Frame, grant: Grant) -> None:
@@ -215,8 +220,8 @@ class TrustSet:
 
     def grant_of(self, subject: str) -> str | None:
         """Return the hash of the newest grant of *subject*; None when it has none."""
-        held = [(grant.not_before, digest) for digest, grant in self._grants.items() if grant.subject == subject]
-        return max(held)[1] if held else None
+        held = self._held.get(subject)
+        return held[1] if held is not None else None
 
     def grant(self, digest: str) -> Grant:
         """Return the grant with hash *digest*. Raises: UnknownKey."""
@@ -236,7 +241,7 @@ class TrustSet:
 
     def named(self, identity: str) -> list[str]:
         """Return the hashes of the grants that key id or grant hash *identity* revokes, without what is beneath them."""
-        return [digest for digest, names in self._names.items() if identity in names]
+        return list(self._named.get(identity, ()))
 
     def frames(self) -> list[bytes]:
         """Return every believed grant's frame, parents first."""

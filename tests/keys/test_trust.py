@@ -252,3 +252,21 @@ def test_n02_a_message_is_not_a_grant(chain: Chain) -> None:
     frame = open_frame(chain.trust.frames()[0])
     with pytest.raises(Refused):
         chain.trust.add(seal("application/vnd.enjin.msg.v1+json", frame.payload, *SHARES[:2]))
+
+
+@pytest.mark.parametrize("first", ["older", "newer"])
+def test_who_holds_and_what_is_named_does_not_depend_on_the_order(chain: Chain, first: str) -> None:
+    """The newest grant of a subject, and every grant that a key or a hash names, whichever was believed first."""
+    parent = chain.grants["ring0"]
+    fields = ring1_grant(chain.trust, chain.ring1, parent)
+    frames = {
+        word: sign_grant(msgspec.structs.replace(fields, not_before=fields.not_before + later, quotas={}), chain.ring0.issuer)
+        for word, later in (("older", 1), ("newer", 2))
+    }
+    order = ("older", "newer") if first == "older" else ("newer", "older")
+    added = {word: chain.trust.add(frames[word]) for word in order}
+    assert chain.trust.grant_of("n-1") == added["newer"]
+    assert chain.trust.named(added["older"]) == [added["older"]]
+    assert chain.trust.named(str(chain.ring1.message.key_id)) == [chain.grants["ring1"], *(added[word] for word in order)]
+    assert chain.trust.grant_of("nobody") is None
+    assert chain.trust.named("0" * 64) == []
