@@ -30,6 +30,7 @@ from enjin.errors import Unreachable
 from enjin.failpoints import failpoint
 from enjin.host import monotonic_s, random_bytes, request_id
 from enjin.log import get
+from keys.term import OUTSIDE
 from keys.trust import TrustSet
 
 COMMAND_DEADLINE_S: Final = 30.0
@@ -63,16 +64,26 @@ class Caller:
         responder: The subject id that must have signed the answers.
         audience: Whom the requests are for: the responder, or its domain; the responder when empty.
         ring: The ring of the channel, for the log.
+        home: The domain that we stand in or beneath, or ask as its client (``keys.term``); ``OUTSIDE``: we are the ring above it.
     """
 
     def __init__(
-        self, transport: Transport, speaker: Speaker, trust: TrustSet, *, responder: str, audience: str = "", ring: int = 0
+        self,
+        transport: Transport,
+        speaker: Speaker,
+        trust: TrustSet,
+        *,
+        responder: str,
+        audience: str = "",
+        ring: int = 0,
+        home: str = OUTSIDE,
     ) -> None:
         self.transport = transport
         self.speaker = speaker
         self.trust = trust
         self.responder = responder
         self.audience = audience or responder
+        self.home = home
         self.counters: collections.Counter[str] = collections.Counter()
         self._waiting: dict[str, list[_Request]] = {}
         self._hearing: dict[str, Callable[[Opened], None]] = {}
@@ -86,6 +97,7 @@ class Caller:
             words=WORDS,
             clock=speaker.now,
             guard=ReplayGuard(0),
+            home=home,
         )
 
     async def start(self) -> None:

@@ -90,6 +90,7 @@ class Dispatcher:
             clock=speaker.now,
             guard=ReplayGuard(speaker.now()),
             groups=groups is not None,
+            home=place.domain,
         )
 
     def begin(self) -> None:
@@ -176,7 +177,7 @@ class Dispatcher:
         """Return whether what was allowed once is allowed now: for streams that outlive a revocation."""
         opened = authorised.opened
         try:
-            authority = self.trust.authority(opened.authority.hash, self.speaker.now())
+            authority = self.trust.authority(opened.authority.hash, self.speaker.now(), self.place.domain)
             opened = opened._replace(authority=authority)
             asker = self.permission.asker(opened, door)
             self.permission.check(opened, asker, row.allow, self.permission.bound(opened, asker))

@@ -47,7 +47,7 @@ async def go_over(caller: Caller, new: New) -> New:
         Unreachable: Nobody answers there; *new* is closed and *caller* stays where it is.
     """
     try:
-        trial = Caller(new, caller.speaker, caller.trust, responder=caller.responder, audience=caller.audience)
+        trial = Caller(new, caller.speaker, caller.trust, responder=caller.responder, audience=caller.audience, home=caller.home)
         await trial.query(Ping(), deadline_s=ANSWER_S)
         await take_over(caller.transport, new)
     except BaseException:

@@ -37,6 +37,7 @@ from enjin.host import clock as host_clock
 from enjin.names import BadId, RequestId, Subject
 from keys.grants import speaks_on
 from keys.signing import BadSignature, verify
+from keys.term import OUTSIDE
 from keys.trust import Authority, TrustSet, UnknownKey
 
 CONNECTION_PER_SECOND, CONNECTION_BURST = 10_000, 20_000
@@ -73,6 +74,7 @@ class Opening:
         audiences: Subject ids and domains that it answers to.
         words: First words of the subjects that it takes.
         groups: Whether what is for a group is opened too; whether the receiver is in it is then the caller's question.
+        home: The domain in which the receiver stands (``keys.term``): its own, or one that it asks; the ring above stands outside.
         clock: Its cloud time in microseconds.
         guard: Its memory of what was seen.
     """
@@ -87,8 +89,10 @@ class Opening:
         clock: Callable[[], int],
         guard: ReplayGuard,
         groups: bool = False,
+        home: str = OUTSIDE,
     ) -> None:
         self.trust = trust
+        self.home = home
         self.channel = channel
         self._audiences = audiences
         self._words = words
@@ -176,7 +180,7 @@ class Opening:
 
     def _authorise(self, frame: Frame, statement: Statement) -> Authority:
         try:
-            authority = self.trust.authority(statement.grant, self._clock())
+            authority = self.trust.authority(statement.grant, self._clock(), self.home)
         except Refused as error:
             raise NoGrant(error.message, hint=error.hint, cause=error.code) from error
         grant = authority.grant

@@ -126,7 +126,8 @@ class Session:
                 signer=self.keyring.message,
                 daemon=False,
             )
-            self._callers[domain], self._reaches[domain] = Caller(transport, speaker, self.trust, responder=reach.decider, ring=ring), reach
+            self._callers[domain] = Caller(transport, speaker, self.trust, responder=reach.decider, ring=ring, home=domain)
+            self._reaches[domain] = reach
             if self._following is None:
                 self._following = asyncio.get_running_loop().create_task(self._follow_moves())
         return self._callers[domain]

@@ -71,8 +71,9 @@ class Watcher:
     def __init__(self, trust: TrustSet, channel: str, clock: Callable[[], int]) -> None:
         self._channel = channel
         self._opening = _Listening(
-            trust=trust, channel=channel, audiences=frozenset({"nobody"}), words=ALL_WORDS, clock=clock, guard=ReplayGuard(0)
-        )
+            trust=trust, channel=channel, audiences=frozenset({"nobody"}), words=ALL_WORDS, clock=clock, guard=ReplayGuard(0),
+            home=channel.rpartition(".")[2],
+        )  # fmt: skip
 
     def look(self, subject: str, frame: bytes) -> Passing:
         """Return what *frame*, which passed under *subject*, is."""

@@ -143,7 +143,7 @@ class Gate:
         while True:
             self._moved.clear()
             try:
-                authority = self._trust.authority(grant, self._clock())
+                authority = self._trust.authority(grant, self._clock(), self._trust.grant(self.own).subject)
                 self.watch.check(signer_of(self._trust, self.own, authority, behalf=behalf), self._clock())
                 return
             except NotNow:

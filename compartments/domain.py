@@ -213,7 +213,7 @@ class Domain:
             await self.gate.admit(wish, statement.grant, behalf=statement.behalf is not None)
 
         def moment_of(time: int) -> Moment:
-            self.trust.authority(statement.grant, self.journal.now())
+            self.trust.authority(statement.grant, self.journal.now(), self.place.domain)
             return msgspec.structs.replace(moment, time=time, frame=frame)
 
         cause = Cause.of(frame, kind=rule.command.KIND, request=moment.request, body=statement.body, asker=moment.asker)

@@ -90,7 +90,7 @@ def check_revocation(trust: TrustSet, frame: Frame, now: int, own: str) -> Revoc
     if said.issuer == ROOT_PARENT:
         check_threshold(frame, trust.root)
         return said
-    signer = trust.authority(said.issuer, now).grant
+    signer = trust.authority(said.issuer, now, trust.grant(own).subject).grant
     if not signer.keys.issue or len(frame.signatures) != 1:
         raise RevocationRefused("the signer has no key to sign revocations with")
     verify(bytes.fromhex(signer.keys.issue), frame.type, frame.payload, frame.signature)

@@ -1,7 +1,8 @@
 """What we believe now: the pinned root, the grants that chain to it, and what was revoked. Pure.
 
 Owns the set of grants of one receiver and answers two questions: which grant does this key id belong to, and what may
-its subject do at this moment. Grants enter only by ``add``, which checks the whole chain; time is an argument.
+its subject do at this moment. Grants enter only by ``add``, which checks the whole chain; time is an argument. Until when a
+grant counts before whom is ``keys.term``'s rule.
 
 INV-TRU-1: nothing is believed whose chain does not end in a threshold of the pinned root.
 INV-TRU-2: a revoked key or grant takes every descendant with it, at once and for ever.
@@ -19,6 +20,7 @@ from keys.grants import CHAIN_MAX, ROOT_PARENT, Capability, Grant, GrantRefused,
 from keys.root import RootStatement, check_signed
 from keys.signing import key_id, verify
 from keys.succession import RootChain
+from keys.term import OUTSIDE, ends
 
 SAID_MAX: Final = 256
 
@@ -93,7 +95,7 @@ class TrustSet:
         self._names: dict[str, frozenset[str]] = {}  # grant -> what revokes it: its own hash, and the id of each of its keys
         self._named: dict[str, list[str]] = {}  # what revokes a grant -> the grants that it revokes, in the order of their coming
         self._held: dict[str, tuple[int, str]] = {}  # subject -> since when its newest grant is in force, and that grant
-        self._standing: dict[str, _Standing] = {}  # emptied by every revocation
+        self._standing: dict[tuple[str, str], _Standing] = {}  # by grant and home; emptied by every revocation
 
     @property
     def root(self) -> RootStatement:
@@ -191,31 +193,36 @@ class TrustSet:
         """Return every public key that a grant names for signing messages, by key id; revoked ones have signed too."""
         return {identity: known.public for identity, known in self._keys.items()}
 
-    def authority(self, digest: str, now: int) -> Authority:
+    def authority(self, digest: str, now: int, home: str = OUTSIDE) -> Authority:
         """Return what the subject of grant *digest* may do at *now* (microseconds of cloud time).
+
+        *home* is the domain in which the receiver stands, by its decider's subject: there what the decider and those beneath it say
+        counts for its autonomy (``keys.term``). A receiver that names none believes nothing after its expiry.
 
         Raises:
             UnknownKey: No such grant.
             GrantExpired, Revoked: It, one of its keys, or one above it.
         """
-        standing = self._standing.get(digest)
+        standing = self._standing.get((digest, home))
         if standing is not None and standing.begin <= now < standing.end:
             return standing.authority
         if digest not in self._grants:
             raise UnknownKey("the grant is unknown here")
         chain = self._chain(digest)
         for step in chain:
-            grant = self._grants[step]
             if not self._names[step].isdisjoint(self._revoked):
                 raise Revoked(
-                    f"the key or grant of {grant.subject} was revoked",
+                    f"the key or grant of {self._grants[step].subject} was revoked",
                     hint="sign with another key; `enjin trust show` names who revoked it",
                 )
-            if not grant.not_before <= now < grant.expiry:
-                raise GrantExpired(f"the grant of {grant.subject} is not in force now")
-        grant, links = self._grants[digest], [self._grants[step] for step in chain]
+        links = [self._grants[step] for step in chain]
+        until = list(ends(links, home))
+        for one, end in zip(reversed(links), until, strict=True):
+            if not one.not_before <= now < end:
+                raise GrantExpired(f"the grant of {one.subject} is not in force now")
+        grant = links[0]
         authority = Authority(grant, digest, chain, str(key_id(bytes.fromhex(grant.keys.message))), {})
-        self._standing[digest] = _Standing(authority, max(one.not_before for one in links), min(one.expiry for one in links))
+        self._standing[digest, home] = _Standing(authority, max(one.not_before for one in links), min(until))
         return authority
 
     def grant_of(self, subject: str) -> str | None:

@@ -123,7 +123,8 @@ class Agents:
         agent.pipe = PipeTransport(descriptor)
         await self._domain.dispatcher.serve(agent.pipe, f"pipe:{agent.node}")
         await agent.pipe.subscribe("reply", lambda subject, frame: self._relay.up(agent.node, agent.grant, subject, frame))
-        agent.caller = Caller(agent.pipe, self._domain.speaker, self._domain.trust, responder=agent.node, ring=self._domain.place.ring)
+        place, speaker, trust = self._domain.place, self._domain.speaker, self._domain.trust
+        agent.caller = Caller(agent.pipe, speaker, trust, responder=agent.node, ring=place.ring, home=place.domain)
         self._agents[agent.compartment] = agent
         self.inform()
 
@@ -186,9 +187,10 @@ class Agents:
         grant = self._grant(agent, keyring, path)
         trust = self._domain.trust
         agent.grant = trust.add(grant)
-        chain = [*reversed(trust.authority(self._domain.grant, self._domain.journal.now()).chain)]
+        now = self._domain.journal.now()
+        chain = [*reversed(trust.authority(self._domain.grant, now, self.domain).chain)]
         with contextlib.suppress(Refused):  # while our own is renewed we still speak with the older one; one that has ended says nothing
-            chain += reversed(trust.authority(self._domain.speaker.grant, self._domain.journal.now()).chain)
+            chain += reversed(trust.authority(self._domain.speaker.grant, now, self.domain).chain)
         needed = [*(trust.frame(digest) for digest in dict.fromkeys(chain)), grant]
         configuration = {
             "cloud": self._identity.cloud,

@@ -70,7 +70,8 @@ for (const frame of cloud.grants.map((one) => openFrame(text(one)))) {
   const grant = JSON.parse(frame.body), parent = grants.get(grant.parent);
   const believed = grant.parent ? parent && signedBy(frame, parent.keys.issue)
     : root.keys.filter((one) => signedBy(frame, one)).length >= root.threshold;
-  if (believed && grant.expiry > Date.now() * 1000) grants.set(digest(frame), grant);
+  const until = grant.subject === domain ? Math.max(grant.expiry, grant.not_before + (grant.autonomy ?? 0)) : grant.expiry;
+  if (believed && until > Date.now() * 1000) grants.set(digest(frame), grant);
 }
 const seed = blake2b(Buffer.from(`enjin/v1/${own.cloud}/message/1`), 'enjin-subkey', text(own.seed));
 const secret = createPrivateKey({ key: Buffer.concat([Buffer.from('302e020100300506032b657004220420', 'hex'), seed]), format: 'der', type: 'pkcs8' });

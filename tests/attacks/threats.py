@@ -19,6 +19,7 @@ FAN_OUT, BATCHES = "tests/bus/test_fan_out.py", "tests/bus/test_batches.py"
 SUCCESSION = "tests/keys/test_succession.py"
 JOINING, INVITED, JOINED = "tests/keys/test_joining.py", "tests/ring0/test_joining.py", "tests/e2e/test_joining.py"
 TRUST, SIGNING, GROUND = "tests/keys/test_trust.py", "tests/keys/test_signing.py", "tests/enjin/test_ground.py"
+TERM, TERMS = "tests/keys/test_term.py", "tests/bus/test_term.py"
 CLOCK, TIMING = "tests/bus/test_clock.py", "tests/compartments/test_timing.py"
 RVK, TOLD = "tests/keys/test_revocation.py", "tests/compartments/test_revocations.py"
 BEACON, PARENTS = "tests/keys/test_beacon.py", "tests/compartments/test_beacons.py"
@@ -51,6 +52,9 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
         f"{DISPATCH}::test_n10_a_wall_clock_an_hour_off_changes_nothing", f"{TRUST}::test_n10_grants_are_in_force_only_in_their_time",
         f"{CLOCK}::test_n10_a_wall_clock_an_hour_off_is_corrected_by_what_was_told",
         f"{TIMING}::test_n10_a_domain_whose_wall_clock_is_an_hour_off_refuses_and_accepts_as_ever",
+        f"{TERM}::test_n10_beyond_its_expiry_a_grant_counts_in_its_own_domain_alone",
+        f"{TERMS}::test_n10_an_expired_nodes_frame_is_refused_on_foreign_channels",
+        f"{TERMS}::test_n10_ring_0_refuses_an_expired_node_where_its_clients_believe_it",
     ),
     11: (
         f"{CLOCK}::test_n11_time_does_not_go_back_once_learnt", f"{CLOCK}::test_n11_a_restart_goes_on_from_what_was_learnt",
@@ -81,6 +85,7 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
     22: (
         f"{TRUST}::test_n22_revoking_an_ancestor_takes_the_leaf",
         f"{TOLD}::test_n22_a_statement_from_above_bites_at_once_and_takes_descendants",
+        f"{TERM}::test_n22_autonomy_does_not_outlive_a_revocation",
     ),
     23: (
         f"{COMMANDS}::test_n23_a_revoked_key_bites_at_once_in_both_rings", f"{HTTP}::test_n23_a_revoked_token_ends_its_stream",

@@ -59,7 +59,7 @@ class Person:
             signer=self.keyring.message, daemon=False,
         )  # fmt: skip
         transport = self._networks[ring].enter(f"{self.name} {LIFE.get().name} {len(self.told)} {request_id()}")
-        return Caller(transport, speaker, trust, responder=reach.decider, ring=ring)
+        return Caller(transport, speaker, trust, responder=reach.decider, ring=ring, home=reach.domain)
 
     async def wish(self, ring: int, command: Command, *, request: str = "", deadline_s: float = 30.0) -> Told:
         """Ask for *command* until the deadline and note the outcome."""
