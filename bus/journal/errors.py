@@ -178,3 +178,17 @@ class SupersededServer(StepFailed):
 
     code = "E-JNL-023"
     remedy = "bring back the server that was promoted, and make this one its replica (pg_rewind); nothing was changed"
+
+
+class UnprotectedServer(ConfigError):
+    """The journal's server is on another machine, and its address does not ask for TLS that checks who answers."""
+
+    code = "E-JNL-024"
+    remedy = "add sslmode=verify-full&sslrootcert=/absolute/path/of/ca.pem to the address"
+
+
+class UnprovedServer(JournalAway):
+    """Whoever answers for the journal's server does not prove to be it: nothing was sent there."""
+
+    code = "E-JNL-025"
+    remedy = "compare the server's certificate with the address (sslrootcert, the host's name) and its dates; it goes on by itself"

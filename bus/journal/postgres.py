@@ -8,6 +8,7 @@ Imports SQLAlchemy Core; psycopg when a connection is made.
 INV-PGS-1: a commit returns after the server, and its synchronous replicas where it has some, have it on disk, whatever the
 server's, database's or role's own settings say.
 INV-PGS-2: no password stands in a message.
+INV-PGS-3: see INV-TLS-1: a server elsewhere is spoken to over TLS that checks its name, or not at all.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from urllib.parse import urlsplit
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.pool import NullPool
 
-from bus.journal.errors import JournalAway, UnsupportedDatabase
+from bus.journal.errors import JournalAway, UnprovedServer, UnsupportedDatabase
+from bus.journal.tls import check_protection, unproved
 
 SCHEMES: Final = ("postgresql://", "postgres://")
 OLDEST: Final = 15
@@ -77,6 +79,8 @@ def connect(url: str, *, read_only: bool) -> Any:
 
     Raises:
         UnsupportedDatabase: psycopg is not installed, *url* is no address, or the server does not promise what a journal needs.
+        UnprotectedServer: One of the servers is elsewhere, and the way there would not be protected.
+        UnprovedServer: No server takes writes, and one that answered does not prove to be what the address names.
         JournalAway: No server answers, or none of those that answer takes writes.
     """
     try:
@@ -91,7 +95,10 @@ def connect(url: str, *, read_only: bool) -> Any:
     found: list[tuple[int, Any]] = []
     refused: list[str] = []
     options["options"] = str(options.get("options") or "") + _SETTINGS
-    for one in _one_by_one(options):
+    servers = _one_by_one(options)
+    for one in servers:
+        check_protection(options, one)
+    for one in servers:
         try:
             connection = psycopg.connect(**options | one | _OPTIONS, connect_timeout=CONNECT_S)
         except psycopg.Error as error:
@@ -108,7 +115,8 @@ def connect(url: str, *, read_only: bool) -> Any:
                 other.close()
             raise
     if not found:
-        raise JournalAway(f"{place(url)} does not answer for writing: {'; '.join(dict.fromkeys(refused))}")
+        away_as = UnprovedServer if unproved(refused) else JournalAway
+        raise away_as(f"{place(url)} does not answer for writing: {'; '.join(dict.fromkeys(refused))}")
     found.sort(key=lambda pair: pair[0])
     *others, (_timeline, chosen) = found
     for _timeline, other in others:

@@ -98,6 +98,17 @@ class Server:
         """Return a session of the administrator."""
         return psycopg.connect(host=str(self.folder), port=self.port, user="postgres", dbname=database, autocommit=True)
 
+    def speak_tls(self, certificate: bytes, key: bytes) -> dict[str, str]:
+        """Put a certificate and its key (PEM) where the server finds them; return the settings with which it answers TCP by TLS alone."""
+        for name, text in (("server.crt", certificate), ("server.key", key)):
+            (path := self.data / name).write_bytes(text)
+            path.chmod(0o600)
+            if os.geteuid() == 0:
+                shutil.chown(path, "postgres", "postgres")
+        rules = "local all all trust\nhostssl all all 127.0.0.1/32 trust\n"
+        (self.data / "pg_hba.conf").write_text(rules, encoding="ascii")
+        return {"listen_addresses": "127.0.0.1", "ssl": "on"}
+
     def sql(self, statement: str, database: str = "postgres") -> list[Any]:
         """Run one statement as administrator and return its rows."""
         with self.session(database) as session:
