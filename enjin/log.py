@@ -1,11 +1,12 @@
 """Logging: structlog to standard error, JSON unless a terminal reads it; and ``Secret``, which no log can print.
 
 An event is a constant ``noun.past_verb``; values go into fields. Owns the set-up and the table of event names that
-operators may rely on. Never logs by itself.
+operators may rely on. Until ``configure`` was called only warnings are logged. Never logs by itself.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import MutableMapping
 from typing import Any, TextIO
@@ -68,6 +69,7 @@ def configure(*, stream: TextIO | None = None, **bound: Any) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
         logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
@@ -78,3 +80,10 @@ def configure(*, stream: TextIO | None = None, **bound: Any) -> None:
 def get(component: str) -> Any:
     """Return the logger of *component*."""
     return structlog.get_logger(component=component)
+
+
+# A process that sets nothing up is a person's command: its output is its answer, and a library's default would log into that.
+structlog.configure(
+    wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+    logger_factory=lambda *_names: structlog.PrintLogger(sys.stderr),
+)

@@ -70,6 +70,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.fixture(autouse=True)
 def _logging_as_found() -> Iterator[None]:
     """Undo what a daemon run within a test did to logging: it would go on writing to that test's captured output."""
+    structlog.reset_defaults()
     yield
     if structlog.is_configured():
         structlog.reset_defaults()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -161,3 +163,17 @@ def test_write_atomic_replaces_whole(tmp_path: Path) -> None:
     assert path.read_bytes() == b"two"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
     assert isinstance(msgspec.json.encode({}), bytes)
+
+
+def test_a_command_logs_warnings_alone_and_not_into_its_answer() -> None:
+    """Without a set-up standard output stays the answer's; what a daemon sets up is written whole, to standard error."""
+    code = "from enjin import log; {}; one = log.get('x'); one.info('door.opened'); one.warning('door.stuck'); print('{{}}')"
+    quiet, whole = (
+        subprocess.run([sys.executable, "-c", code.format(set_up)], capture_output=True, text=True, check=True)
+        for set_up in ("pass", "log.configure(ring=0)")
+    )
+    assert (quiet.stdout, whole.stdout) == ("{}\n", "{}\n")
+    assert "door.stuck" in quiet.stderr
+    assert "door.opened" not in quiet.stderr
+    assert "door.stuck" in whole.stderr
+    assert "door.opened" in whole.stderr
