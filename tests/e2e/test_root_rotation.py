@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,9 @@ from ring0.compartments import CreateCompartment
 from ring0.foundation import DAY_US, no_passphrase, read_foundation
 from ring0.nodes import ListNodes
 from ring0.roots import RotateRoot
-from tests.e2e.clouds import BACK_S, Raised, wait_for
+from tests.cloud import ROOT
+from tests.e2e.clouds import BACK_S, Raised, raised, wait_for
+from tests.places import free_port_base, temporary_home
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 TURNS_MIN, COMMAND_EACH = 30, 10
@@ -72,6 +75,22 @@ class Commanding:
                 except EnjinError as error:
                     self.failures.append(f"{number}: {error}")
                     return
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[Raised]:
+    """A cloud of this module's own: in a shared one others may have made operators, who would have to approve."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    with temporary_home() as folder, raised(folder, free_port_base()) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def hello(cloud: Raised) -> Raised:
+    """The same with hello live in it."""
+    cloud.push(ROOT / "examples/hello", "hello")
+    return cloud
 
 
 @pytest.fixture(scope="module")

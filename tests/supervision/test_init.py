@@ -524,8 +524,7 @@ def test_control_socket_by_path(home) -> None:  # type: ignore[no-untyped-def]
     async def main() -> None:
         path = home / "control"
         async with running({"controls": [{"path": str(path), "mode": 0o640, "role": "supervisor"}]}) as init:
-            await wait_for(path.exists)
-            assert path.stat().st_mode & 0o777 == 0o640
+            await wait_for(lambda: path.exists() and path.stat().st_mode & 0o777 == 0o640)  # narrower until it listens
             async with await InitLink.connect(path) as second:
                 assert await second.list() == await init.link.list()
             with pytest.raises(EnjinError):
