@@ -64,15 +64,18 @@ class Session:
         for text in directory.grants:
             self.trust.add(from_text(text))
         self.grant = self.trust.add(from_text(key.grant))
-        # The directory is only a hint, and whoever wrote it can do no more with this than not to answer: but we need not wait in vain.
-        for identity in directory.revoked:
-            self.trust.revoke(identity, "named in the cloud's directory")
+        self._believe_revoked(directory)
         if self.trust.revoked.keys() & {self.grant, str(self.keyring.message.key_id)}:
             raise Revoked("this key was revoked", hint="sign with another key: set ENJIN_KEYS to its directory")
         self._callers: dict[str, Caller] = {}
         self._transports: list[Transport] = []
         self._reaches: dict[str, Reach] = {}  # domain -> how it was reached when we connected
         self._following: asyncio.Task[None] | None = None
+
+    def _believe_revoked(self, directory: Directory) -> None:
+        """The directory is only a hint, and whoever wrote it can do no more with this than not to answer: but we need not wait in vain."""
+        for identity in directory.revoked:
+            self.trust.revoke(identity, "named in the cloud's directory")
 
     def follow_roots(self, frames: Iterable[bytes]) -> None:
         """Believe root statements that the cloud tells of, and remember them before they count. Raises: RootRefused."""
@@ -132,8 +135,17 @@ class Session:
                 self._following = asyncio.get_running_loop().create_task(self._follow_moves())
         return self._callers[domain]
 
+    def _follow_grants(self, directory: Directory) -> None:
+        """Believe what was renewed since we began: a node speaks with its newer grant some seconds after the directory names it."""
+        with contextlib.suppress(EnjinError):  # of another root by now: whoever signs from there is not believed
+            self.follow_roots(from_text(text) for text in directory.roots)
+        for text in directory.grants:
+            with contextlib.suppress(EnjinError):
+                self.trust.add(from_text(text))
+        self._believe_revoked(directory)
+
     async def _follow_moves(self) -> None:
-        """Go over to another bus with each domain that does, as the directory says."""
+        """Keep up with the directory: go over to another bus with each domain that does, and believe the grants that it renews."""
         path, seen = self.config.path / FILE, None
         while True:
             await asyncio.sleep(LOOK_S)
@@ -141,7 +153,9 @@ class Session:
                 status = os.stat(path)
                 if seen == (status.st_ino, status.st_mtime_ns):
                     continue
-                for reach in read_directory(self.config.path).domains:
+                directory = read_directory(self.config.path)
+                self._follow_grants(directory)
+                for reach in directory.domains:
                     if (old := self._reaches.get(reach.domain)) is not None and old.hub != reach.hub:
                         await self._go_over(reach)
                 seen = status.st_ino, status.st_mtime_ns

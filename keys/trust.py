@@ -20,7 +20,7 @@ from keys.grants import CHAIN_MAX, ROOT_PARENT, Capability, Grant, GrantRefused,
 from keys.root import RootStatement, check_signed
 from keys.signing import key_id, verify
 from keys.succession import RootChain
-from keys.term import OUTSIDE, ends
+from keys.term import OUTSIDE, end_at_home, ends
 
 SAID_MAX: Final = 256
 
@@ -253,6 +253,20 @@ class TrustSet:
     def frames(self) -> list[bytes]:
         """Return every believed grant's frame, parents first."""
         return list(self._frames.values())
+
+    def forget(self, now: int) -> None:
+        """Forget the grants that have ended for everybody at *now*, where the same key has a newer one: they are renewed each half hour."""
+        newest = {known.grant for known in self._keys.values()} | {digest for _, digest in self._held.values()}
+        needed = {digest for digest, grant in self._grants.items() if digest in newest or now < end_at_home(grant)}
+        kept = needed.union(*(self._chain(digest) for digest in needed))
+        if len(kept) < len(self._grants):
+            for digest in self._grants.keys() - kept:
+                for name in self._names.pop(digest):
+                    self._named[name].remove(digest)
+                    if not self._named[name]:
+                        del self._named[name]
+                del self._grants[digest], self._frames[digest]
+            self._standing.clear()
 
     def curve_keys(self, now: int) -> list[str]:
         """Return the CURVE public keys (hex) of every subject that is believed now."""

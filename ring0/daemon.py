@@ -155,6 +155,7 @@ class Ring0:
     def _publish(self) -> None:
         """Keep the public directory current: domains, how they are reached, and every grant that clients need."""
         foundation, listening = self.foundation, ports(self.foundation)
+        self.trust.forget(self.domain.journal.now())
         domains = [
             Reach(
                 domain=CHANNEL, ring=0, decider=foundation.node, hub=socket_of(self.bus.port > 0), hub_key=self.keyring.hub.public.hex(),

@@ -1,7 +1,7 @@
 """Ring 1 nodes as ring 0 makes them: seeds, grant, charter and what their init runs.
 
 Owns what goes down to a ring 1 node. A child's seeds are made here once and given over a descriptor at every start;
-its grant is issued anew when half its time is over. Decides nothing: which node, which address and which charter come
+its grant is issued anew when half its time is over (``keys.term``). Decides nothing: which node, which address and which charter come
 from World.
 """
 
@@ -20,10 +20,10 @@ from keys.frame import CHARTER, FRAME_MAX, open_frame, seal
 from keys.grants import Grant, PublicKeys, read_grant, sign_grant
 from keys.keyring import Keyring, load_seed
 from keys.signing import Signer
-from ring0.foundation import DAY_US, SKEW_US, SUPERVISOR_ROLE, everything
+from keys.term import AUTONOMY_US, LIFE_US, end_at_home, renewal
+from ring0.foundation import SKEW_US, SUPERVISOR_ROLE, everything
 from supervision.steps import Control, Service
 
-GRANT_DAYS: Final = 2  # renewed at half of it, so that a day is always left: as long as a node may go on alone
 DAEMON_UID: Final = 100
 ROUTER_UID: Final = 102
 TENANT_UIDS: Final = (1000, 64_999)
@@ -48,7 +48,7 @@ class Offspring:
         self._held: tuple[bytes, Grant] | None = None  # what lies on file
 
     def grant(self, parent: Grant, parent_hash: str, issuer: Signer, prefixes: Iterable[str], now: int, generation: int = 1) -> bytes:
-        """Return the node's grant frame: the one on file while more than half its time is left, else a new one.
+        """Return the node's grant frame: the one on file until it is time to renew it, else a new one.
 
         *generation* says which of the node's keys for messages it names: a replaced one is followed by the next.
         """
@@ -59,10 +59,11 @@ class Offspring:
             self._held = frame, read_grant(open_frame(frame))
         if self._held is not None:
             held, old = self._held
-            young = old.parent == parent_hash and now < (old.not_before + old.expiry) // 2
+            young = old.parent == parent_hash and old.expiry <= now + LIFE_US and now < renewal(old, open_frame(held).digest)
             if young and old.prefixes == tuple(prefixes) and old.keys.message == message:
                 return held
         keys = self.keyring
+        begin = max(now - SKEW_US, parent.not_before, 0 if self._held is None else self._held[1].not_before + 1)
         grant = Grant(
             v=1,
             cloud=self.cloud,
@@ -81,9 +82,9 @@ class Offspring:
             allowed=everything("cloud"),
             channels=(channel_of(self.node),),
             prefixes=tuple(prefixes),
-            not_before=max(now - SKEW_US, parent.not_before, 0 if self._held is None else self._held[1].not_before + 1),
-            expiry=min(now + GRANT_DAYS * DAY_US, parent.expiry),
-            autonomy=min(DAY_US, parent.autonomy),
+            not_before=begin,
+            expiry=min(now + LIFE_US, parent.expiry),
+            autonomy=min(AUTONOMY_US, parent.autonomy, end_at_home(parent) - begin),
             parent=parent_hash,
         )
         frame = sign_grant(grant, issuer)

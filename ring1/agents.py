@@ -23,21 +23,19 @@ from compartments.domain import Domain
 from compartments.identity import Identity
 from enjin import log
 from enjin.canonical import to_text
-from enjin.errors import InvariantError, Refused, Unreachable, from_reply
+from enjin.errors import Refused, Unreachable, from_reply
 from enjin.failpoints import failpoint, inherited
 from enjin.host import clock
-from keys.grants import Capability, Grant, PublicKeys, sign_grant
 from keys.keyring import Keyring, create_seed
 from ring1.agent import Agent
 from ring1.beliefs import Beliefs
+from ring1.granting import agent_grant
 from ring1.plan import ProcessSeen
 from ring1.relaying import Relay
 from ring1.tenancy import agent_node
 from supervision import instances
 from supervision.init_link import InitLink, InitStale, InitUnknown
 
-TENANT_ROLE: Final = 1
-HOUR_US: Final = 3_600_000_000
 ANSWER_S: Final = 15.0
 
 
@@ -184,10 +182,9 @@ class Agents:
         generation = self._keyring.generation(self._domain.trust.grant(self._domain.grant).keys.message)  # with ours, theirs is replaced
         keyring = Keyring(self._identity.cloud, create_seed(directory / "node.seed"), generation=generation)
         path = graph.path_text(self._domain.world, agent.compartment)
-        grant = self._grant(agent, keyring, path)
-        trust = self._domain.trust
+        trust, now = self._domain.trust, self._domain.journal.now()
+        grant = agent_grant(agent.node, path, keyring.message.public, self._domain, self._keyring, now)
         agent.grant = trust.add(grant)
-        now = self._domain.journal.now()
         chain = [*reversed(trust.authority(self._domain.grant, now, self.domain).chain)]
         with contextlib.suppress(Refused):  # while our own is renewed we still speak with the older one; one that has ended says nothing
             chain += reversed(trust.authority(self._domain.speaker.grant, now, self.domain).chain)
@@ -219,29 +216,6 @@ class Agents:
                 await self.init.give(name, descriptor)
         finally:
             os.close(descriptor)
-
-    def _grant(self, agent: Agent, keyring: Keyring, path: str) -> bytes:
-        issuer, now, parent = self._keyring.issuer, self._domain.journal.now(), self._domain.trust.grant(self._domain.grant)
-        if issuer is None:
-            raise InvariantError("ring 1 has no issuer key")
-        return sign_grant(
-            Grant(
-                v=1,
-                cloud=self._identity.cloud,
-                subject=agent.node,
-                role=TENANT_ROLE,
-                ring=2,
-                depth=0,
-                compartment=path,
-                keys=PublicKeys(message=keyring.message.public.hex()),
-                allowed=(Capability("instance", path),),
-                channels=(self._domain.place.channel,),
-                not_before=max(parent.not_before, now - HOUR_US),
-                expiry=parent.expiry,
-                parent=self._domain.grant,
-            ),
-            issuer,
-        )
 
     def _began(self, message: SeenMessage) -> None:
         """An agent that has just started knows nothing: forget what the one before it said."""

@@ -17,6 +17,7 @@ from enjin import log
 from enjin.canonical import to_text
 from enjin.errors import EnjinError, StepFailed, from_reply
 from enjin.host import monotonic_s
+from keys.term import end_at_home
 from ring1.agents import Agent, Agents
 from supervision.instances import OfferGrants
 
@@ -40,7 +41,7 @@ class Renewing:
 
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
-        self._seen: dict[str, float] = {}  # since when we know of each grant with another key
+        self._seen: dict[str, float] = {}  # since when we know of each grant that we do not speak with yet
         self._log = log.get("renewing")
         self._moved = asyncio.Event()
         self._told: dict[str, tuple[Agent, str]] = {}
@@ -66,13 +67,13 @@ class Renewing:
             domain.gate.own = found
 
     def _published(self, found: str) -> bool:
-        """Whether those who verify our answers have had the time to hear of grant *found*, where it names another key.
+        """Whether those who verify our answers have had the time to hear of grant *found*.
 
-        A key is used only after it was published: whoever asked us a moment ago still waits for an answer with the old one.
+        It is used only after it was published: whoever asked us a moment ago still waits for an answer with the old one, unless
+        nobody believes that any longer.
         """
-        grant, old = self._domain.trust.grant(found), self._domain.trust.grant(self._domain.speaker.grant)
-        now = self._domain.journal.now()
-        if grant.keys.message == old.keys.message or not old.not_before <= now < old.expiry:
+        old = self._domain.trust.grant(self._domain.speaker.grant)
+        if found == self._domain.speaker.grant or not old.not_before <= self._domain.journal.now() < end_at_home(old):
             return True
         return monotonic_s() - self._seen.setdefault(found, monotonic_s()) >= PUBLISHED_S
 
@@ -86,6 +87,9 @@ class Renewing:
                 due = [agent for agent in agents.all() if self._told.get(agent.node) != (agent, found)]
                 await asyncio.gather(*(self._tell(agents, agent) for agent in due))
                 self.take()
+                self._seen.clear()
+                if due:
+                    self._domain.trust.forget(self._domain.journal.now())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._moved.wait()

@@ -158,6 +158,7 @@ class Agent:
         for identity in wish.revoked:
             self.trust.revoke(identity)
         self.speaker.grant = self.trust.grant_of(self.configuration.node) or self.speaker.grant
+        self.trust.forget(self.speaker.now())
         return {"grant": self.speaker.grant}
 
     async def _decide(self, rule: Rule, wish: Any, _moment: Moment, _frame: bytes) -> Reply:

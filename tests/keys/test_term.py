@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enjin.errors import Refused
+from keys.frame import open_frame
 from keys.grants import Grant, PublicKeys, sign_grant
 from keys.keyring import Keyring
 from keys.term import OUTSIDE, end_at_home, ends
@@ -140,3 +141,27 @@ def test_a_home_gives_no_more_than_was_signed(chain: list[Grant], home: str) -> 
     subjects = [one.subject for one in links]
     above = subjects.index(home) if home in subjects else len(links)
     assert inside[:above] == outside[:above]
+
+
+def test_what_has_ended_for_everybody_and_was_renewed_is_forgotten() -> None:
+    """Of a hundred half-hourly grants those of the last day stay, the newest always, and what they hang from; the others are unknown, and
+    name nothing any longer that a revocation could take."""
+    trust = TrustSet(ROOT)
+    ring0, ring1 = Keyring(trust.cloud, seed("r0"), seed("r0 issuer")), Keyring(trust.cloud, seed("n-1"), seed("n-1 issuer"))
+    assert ring0.issuer is not None
+    first = trust.add(sign_grant(msgspec.structs.replace(ring0_grant(trust, ring0), autonomy=DAY), *SHARES[:2]))
+    made = []
+    for number in range(100):
+        begin = NOW + number * HOUR // 2
+        grant = msgspec.structs.replace(ring1_grant(trust, ring1, first), not_before=begin, expiry=begin + HOUR, autonomy=DAY)
+        made.append(trust.add(sign_grant(grant, ring0.issuer)))
+    now = NOW + 99 * HOUR // 2
+    trust.forget(now)
+    kept = made[-48:]  # begun within the last day; the one before them ends just now
+    assert [open_frame(frame).digest for frame in trust.frames()] == [first, *kept]
+    assert trust.named(str(ring1.message.key_id)) == kept
+    assert trust.named(made[0]) == []
+    trust.forget(now + YEAR)
+    assert [open_frame(frame).digest for frame in trust.frames()] == [first, made[-1]], "the newest is kept though it has ended"
+    assert trust.grant_of("n-1") == made[-1]
+    assert trust.add(trust.frame(made[-1])) == made[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from keys.frame import open_frame
@@ -12,12 +13,14 @@ from keys.grants import PublicKeys, read_grant, sign_grant
 from keys.keyring import Keyring, create_seed
 from keys.root import cloud_id, make_root
 from keys.signing import Signer
+from keys.term import LIFE_US, end_at_home, renewal
 from keys.trust import TrustSet
 from ring0.foundation import DAY_US, SUPERVISOR_ROLE, everything
-from ring0.offspring import GRANT_DAYS, Grant, Offspring, controls, services
+from ring0.offspring import Grant, Offspring, controls, services
 
 NODE = "n-00000000000000a1"
 NOW = 1_700_000_000_000_000
+MINUTE_US, HOUR_US = 60_000_000, 3_600_000_000
 PREFIXES = ("10.80.64.0/18",)
 
 
@@ -67,25 +70,47 @@ def test_its_grant_is_believed_and_no_wider(parent: Parent, tmp_path: Path) -> N
     grant = parent.trust.grant(parent.trust.add(frame))
     assert (grant.subject, grant.ring, grant.depth, grant.prefixes) == (NODE, 1, 2, PREFIXES)
     assert all(NODE in channel for channel in grant.channels)
-    assert grant.expiry - NOW == GRANT_DAYS * DAY_US
+    assert (grant.expiry - NOW, grant.autonomy) == (HOUR_US, DAY_US)
 
 
 def test_a_grant_is_kept_for_half_its_time(parent: Parent, tmp_path: Path) -> None:
     """The same frame until then, also for another process; a new one afterwards, and at once when its block changes."""
     child = Offspring(tmp_path / "c", parent.cloud, NODE)
     first = parent.grant(child)
-    assert parent.grant(Offspring(tmp_path / "c", parent.cloud, NODE), NOW + DAY_US * 9 // 10) == first
-    after = NOW + DAY_US * 11 // 10
-    later = parent.grant(child, after)
-    assert read_grant(open_frame(later)).expiry == after + GRANT_DAYS * DAY_US
-    moved = parent.grant(child, after, ("10.80.128.0/18",))
+    due = renewal(read_grant(open_frame(first)), open_frame(first).digest)
+    assert parent.grant(Offspring(tmp_path / "c", parent.cloud, NODE), due - 1) == first
+    later = parent.grant(child, due)
+    assert read_grant(open_frame(later)).expiry == due + HOUR_US
+    moved = parent.grant(child, due, ("10.80.128.0/18",))
     assert read_grant(open_frame(moved)).prefixes == ("10.80.128.0/18",)
 
 
-def test_no_grant_outlives_its_parents(parent: Parent, tmp_path: Path) -> None:
-    """Near the parent's end the child's ends with it."""
-    frame = parent.grant(Offspring(tmp_path / "c", parent.cloud, NODE), NOW + 299 * DAY_US)
-    assert read_grant(open_frame(frame)).expiry == NOW + 300 * DAY_US
+def test_nodes_do_not_keep_step(parent: Parent, tmp_path: Path) -> None:
+    """Forty nodes that were granted at once are renewed between 25 and 35 minutes later, no two at one moment."""
+    frames = [open_frame(parent.grant(Offspring(tmp_path / "c", parent.cloud, f"n-{number:016x}"))) for number in range(40)]
+    due = [renewal(read_grant(frame), frame.digest) - NOW for frame in frames]
+    assert len(set(due)) == 40
+    assert 25 * MINUTE_US < min(due) < 29 * MINUTE_US < 30 * MINUTE_US < max(due) < 35 * MINUTE_US
+
+
+def test_a_grant_for_longer_than_an_hour_is_replaced(parent: Parent, tmp_path: Path) -> None:
+    """What an earlier version made for two days does not wait for half of them."""
+    child = Offspring(tmp_path / "c", parent.cloud, NODE)
+    made = read_grant(open_frame(parent.grant(child)))
+    long = sign_grant(msgspec.structs.replace(made, expiry=NOW + 2 * DAY_US), parent.issuer)
+    (tmp_path / "c" / NODE / "grant").write_bytes(long)
+    renewed = read_grant(open_frame(parent.grant(Offspring(tmp_path / "c", parent.cloud, NODE), NOW + 1)))
+    assert renewed.expiry == NOW + 1 + HOUR_US
+    assert renewed.not_before > made.not_before
+
+
+@pytest.mark.parametrize("left_us", [DAY_US // 2, HOUR_US, HOUR_US // 2])
+def test_no_grant_outlives_its_parents(parent: Parent, tmp_path: Path, left_us: int) -> None:
+    """Near the parent's end the child's ends with it, before others and in its own domain."""
+    end = NOW + 300 * DAY_US
+    grant = read_grant(open_frame(parent.grant(Offspring(tmp_path / "c", parent.cloud, NODE), end - left_us)))
+    assert grant.expiry == min(end, end - left_us + LIFE_US)
+    assert end_at_home(grant) == end
 
 
 def test_only_a_jails_services_have_uids() -> None:
