@@ -1,6 +1,7 @@
 """The decider's lease of a shared journal: a lock of the session that writes, and a row that says who holds it.
 
-Owns both. The lock decides: it ends with the session, also by kill -9 or with the server, and needs no clock. The row is
+Owns both. The lock decides: it ends with the session, also by kill -9 or with the server, and needs no clock of ours: a session that
+has said nothing for ``LIFE_S`` (its daemon stopped, or hangs) is ended by the server, by the server's own clock. The row is
 for people and for those who forward: it may still name who held the lease last. The fence is neither, but the entry's
 number. Imports SQLAlchemy Core.
 
@@ -17,6 +18,10 @@ from bus.journal.errors import JournalBusy
 
 # Locks of this kind belong to one database, and a database holds one journal: one number will do ("enjin" in ASCII).
 LOCK: Final = 0x656E6A696E
+LIFE_S: Final = 10
+_LIVE: Final = text(
+    "SELECT set_config('idle_session_timeout', :life, false), set_config('idle_in_transaction_session_timeout', :life, false)"
+)
 _HOLDERS: Final = (
     "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = :high AND objid = :low AND objsubid = 1 AND granted"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -57,6 +62,11 @@ def take_lease(connection: Connection, holder: str) -> Lease:
     lease = Lease(found.term + 1, holder)
     connection.execute(update(LEASE).values(**lease._asdict()))
     return lease
+
+
+def live_on(connection: Connection) -> None:
+    """Have the server end this session, and with it the lease, unless it says something within ``LIFE_S`` from now."""
+    connection.execute(_LIVE, {"life": f"{LIFE_S}s"}).close()
 
 
 def give_lease(connection: Connection) -> None:

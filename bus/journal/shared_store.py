@@ -19,7 +19,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, select
 from sqlalchemy.exc import DBAPIError
 
 from bus.journal import postgres
@@ -27,7 +27,7 @@ from bus.journal.beside import open_local, remember_server
 from bus.journal.database import WriterLock
 from bus.journal.entry import Head
 from bus.journal.errors import JournalAway, JournalBusy, JournalClosed, JournalDamaged, SupersededServer
-from bus.journal.lease import give_lease, take_lease
+from bus.journal.lease import give_lease, live_on, take_lease
 from bus.journal.reader import Meta, Reader
 from bus.journal.schema import PROJECTION
 from bus.journal.store import Batch, Projection, Store, move_projection
@@ -173,8 +173,8 @@ class PostgresStore(Store):
             raise SupersededServer(f"{postgres.place(self._url)} is on timeline {timeline}, and timeline {seen} was seen")
 
     def ping(self) -> None:
-        """Ask the server for nothing; to be called in the writer's thread. Raises: JournalAway when the session has ended."""
-        self._transact(lambda connection: connection.execute(text("SELECT 1")).close())
+        """Keep the lease for a while; to be called in the writer's thread. Raises: JournalAway when the session has ended."""
+        self._transact(live_on)
 
     def projected(self, reader: Reader | None) -> Meta | None:
         """Return whose projection the local file holds and up to where."""
