@@ -3,8 +3,8 @@
 Owns the waiting and the repeating: the same request id with a fresh seal, with backoff, until the deadline; whoever
 decides answers a repeated command with its stored reply. Learns the offset to cloud time from a verified answer.
 
-INV-CAL-1: an answer is believed only when its signer is the responder we asked, its audience is us, and its ``re`` is
-the hash of a frame that we sent for this request.
+INV-CAL-1: an answer is believed only when its signer is the responder we asked (or one to whom the root gave the same domain to
+decide in, which it may have forwarded to), its audience is us, and its ``re`` is the hash of a frame that we sent for this request.
 INV-CAL-2: what we repeat has the same request id and the same body, so it takes effect once.
 """
 
@@ -229,7 +229,7 @@ class Caller:
     def _match(self, opened: Opened) -> None:
         """Give the answer to the request that it names. It is fresh because our request was."""
         statement = opened.statement
-        if statement.iss != self.responder:
+        if statement.iss != self.responder and statement.iss not in self.trust.beside(self.responder):
             raise WrongAudience("the answer comes from somebody we did not ask")
         for request in self._waiting[statement.kind]:
             if request.rid == statement.rid and statement.re in request.digests:

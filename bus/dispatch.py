@@ -8,6 +8,7 @@ INV-DIS-1: nothing reaches a handler that has not passed every stage, whichever 
 INV-DIS-2: a handler is found in the closed table, never by a name looked up on an object.
 INV-DIS-3: what is for a group is taken only where its row says that it may be, and only by who is in the group as the receiver
 itself knows it; the sender's word decides nothing.
+INV-DIS-4: what is for another that decides in the same domain is taken only when that one has forwarded it, and only a command.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import msgspec
 from bus.batches import Run
 from bus.caller import Caller
 from bus.envelope import BULK_MAX
+from bus.forwarding import WORD as FORWARD
 from bus.groups import is_group
 from bus.handling import Answered, Authorised, Handlers, Seen, find_row, read_body, read_runs, refusal
 from bus.messages import Moment, Question, Reply, Role, Rule, Table
@@ -59,6 +61,7 @@ class Dispatcher:
         world: Returns the World that a rule's ``compartment`` looks into.
         locate: Turns a compartment's name into its path; None: a child of the place's own path.
         groups: Returns the groups that the daemon is in now; None: it hears no group.
+        fellows: Subject ids of the daemons that decide in the same domain, one at a time.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Dispatcher:
         world: Callable[[], Any] = lambda: None,
         locate: Callable[[str], str] | None = None,
         groups: Callable[[], frozenset[str]] | None = None,
+        fellows: frozenset[str] = frozenset(),
     ) -> None:
         self.place = place
         self.table = table
@@ -79,13 +83,13 @@ class Dispatcher:
         self.speaker = speaker
         self.handlers = handlers
         self.counters: collections.Counter[str] = collections.Counter()
-        self.permission = Permission(place, handlers.account, world, locate)
-        self._groups = groups
+        self.permission = Permission(place, handlers.account, world, locate, fellows)
+        self._groups, self._fellows = groups, fellows
         self._logged = Buckets(LOGGED_PER_SECOND, LOGGED_BURST)
         self._opening = Opening(
             trust=trust,
             channel=place.channel,
-            audiences=frozenset({place.node, place.domain}),
+            audiences=fellows | {place.node, place.domain},
             words=WORDS,
             clock=speaker.now,
             guard=ReplayGuard(speaker.now()),
@@ -106,8 +110,16 @@ class Dispatcher:
                 failpoint("answer.send")
                 await transport.publish(answer.subject, answer.frame)
 
+        async def take_forwarded(_subject: str, frame: bytes) -> None:
+            answer = await self.handle(frame, channel=self.place.channel, door=FORWARD, connection=FORWARD)
+            if answer is not None:
+                failpoint("forwarded.answer.send")
+                await transport.publish(answer.subject, answer.frame)
+
         for word in sorted(WORDS):
             await transport.subscribe(word, take)
+        if self._fellows:
+            await transport.subscribe(f"{FORWARD}.{self.place.node}", take_forwarded)
 
     async def handle(self, frame: bytes, *, channel: str, subject: str = "", door: str = "bus", connection: str = "") -> Answered | None:
         """Take one frame through every stage and return the signed answer; None when there is none to give.
@@ -116,13 +128,15 @@ class Dispatcher:
             frame: Exactly as received.
             channel: The channel it arrived on.
             subject: The subject it arrived under; empty where the door has none to compare with.
-            door: ``bus``, ``http``, ``pipe``: stands in the journal as how the asker came in.
+            door: ``bus``, ``http``, ``pipe``, ``forward``: stands in the journal as how the asker came in.
             connection: Whose share of the rate it costs.
         """
-        opened: Opened | None = None
-        ours = False
+        opened, ours = None, False
         try:
             opened = self._opening.verify(frame, channel=channel, subject=subject, connection=connection or door)
+            if self._is_anothers(opened, door):
+                self.counters["elsewhere"] += 1
+                return None
             ours = self._is_ours(opened)
             handler = self._prepare(opened, door)
             self._opening.reserve(opened)
@@ -141,8 +155,8 @@ class Dispatcher:
         if not ours:
             self.counters["elsewhere"] += 1
             return None
-        reply = await self._run(opened, handler)
-        return None if reply is None else self._answer(opened, reply)
+        reply = await self._run(opened, handler, door)
+        return reply if reply is None or isinstance(reply, Answered) else self._answer(opened, reply)
 
     def authorise(self, frame: bytes, *, row: Rule | Question, subject: str, door: str, connection: str) -> Authorised:
         """Take a door's own request through every stage but the handler: a blob to be stored, a stream to be followed.
@@ -160,7 +174,7 @@ class Dispatcher:
         opened: Opened | None = None
         try:
             opened = self._opening.verify(frame, channel=self.place.channel, subject=subject, connection=connection)
-            if is_group(opened.statement.aud):
+            if is_group(opened.statement.aud) or opened.statement.aud in self._fellows:
                 raise WrongAudience("a door's own request is for one alone")
             asker = self.permission.asker(opened, door)
             body = read_body(opened, row.command if isinstance(row, Rule) else row.query)
@@ -184,6 +198,10 @@ class Dispatcher:
         except Refused:
             return False
         return True
+
+    def _is_anothers(self, opened: Opened, door: str) -> bool:
+        """Return whether *opened* is left to another: that it is for, or, of what was forwarded, whatever is no command."""
+        return opened.statement.aud in self._fellows if door != FORWARD else opened.word != "command"
 
     def _is_ours(self, opened: Opened) -> bool:
         """Return whether *opened* is for us, alone or in a group. Raises: WrongAudience when it is nothing that groups are asked for."""
@@ -226,12 +244,14 @@ class Dispatcher:
                     self._failed(opened, error)
             self.counters["records"] += len(records)
 
-    async def _run(self, opened: Opened, handler: Callable[[], Any]) -> Reply | None:
+    async def _run(self, opened: Opened, handler: Callable[[], Any], door: str) -> Reply | Answered | None:
         try:
             result = handler()
             if inspect.isawaitable(result):
                 result = await result
         except Exception as error:
+            if isinstance(error, EnjinError) and (answered := await self._forwarded(opened, error, door)) is not None:
+                return answered
             self._failed(opened, error)
             if isinstance(error, EnjinError):
                 return refusal(error)
@@ -241,6 +261,18 @@ class Dispatcher:
             return None
         _log.info("message.handled", kind=opened.statement.kind, signer=opened.statement.iss, id=opened.statement.rid)
         return result if isinstance(result, Reply) else Reply(ok=True, result=msgspec.Raw(canonical(result)))
+
+    async def _forwarded(self, opened: Opened, error: EnjinError, door: str) -> Reply | Answered | None:
+        """Return the answer of whoever decides instead of us; None when the refusal *error* is ours to tell."""
+        if opened.word != "command" or door == FORWARD or self.handlers.forward is None:
+            return None
+        try:
+            answered = await self.handlers.forward(opened, error)
+        except EnjinError as failed:
+            self._failed(opened, failed)
+            return refusal(failed)
+        self.counters["forwarded"] += answered is not None
+        return answered
 
     def _failed(self, opened: Opened, error: Exception) -> None:
         fields = {"stage": "handler", "kind": opened.kind, "signer": opened.statement.iss, "id": opened.statement.rid}
@@ -262,14 +294,8 @@ class Dispatcher:
         self.counters[error.stage] += 1
         if self._logged.take(error.stage, host_clock().boot_us):
             _log.warning(
-                "message.refused",
-                stage=error.stage,
-                code=error.code,
-                why=error.message,
-                subject=subject[:128],
-                frame_bytes=len(frame),
-                signer=opened.statement.iss if opened else None,
-                id=opened.statement.rid if opened else None,
-            )
+                "message.refused", stage=error.stage, code=error.code, why=error.message, subject=subject[:128], frame_bytes=len(frame),
+                signer=opened.statement.iss if opened else None, id=opened.statement.rid if opened else None,
+            )  # fmt: skip
             if self.handlers.refused is not None:
                 self.handlers.refused(error, opened, subject, len(frame))

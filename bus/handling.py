@@ -27,6 +27,15 @@ class Seen(NamedTuple):
     opened: Opened
 
 
+class Answered(NamedTuple):
+    """A signed answer: under which subject it goes out, its frame, what stands in it, and the id of the request."""
+
+    subject: str
+    frame: bytes
+    reply: Reply
+    request: str
+
+
 class Handlers(NamedTuple):
     """What a daemon does with a message that passed every stage.
 
@@ -35,6 +44,7 @@ class Handlers(NamedTuple):
     this daemon's own door stands for, None when it stands for nobody any more. ``refused`` hears, as often as the log does,
     of what did not pass: why, the message if it was verified, its subject, its bytes. ``pass_on`` gets what was asked of a
     group, once it has passed every stage, whether we are in the group or not: for those whom the bus reaches only through us.
+    ``forward`` is asked about a command that ``decide`` refused: it returns another decider's signed answer, None when the refusal stands.
     """
 
     decide: Callable[[Rule, Command, Moment, bytes], Awaitable[Reply]]
@@ -43,6 +53,7 @@ class Handlers(NamedTuple):
     account: Callable[[Behalf], Asker | None] | None = None
     refused: Callable[[StageRefused, Opened | None, str, int], None] | None = None
     pass_on: Callable[[Opened], Awaitable[None]] | None = None
+    forward: Callable[[Opened, EnjinError], Awaitable[Answered | None]] | None = None
 
 
 class Authorised(NamedTuple):
@@ -51,15 +62,6 @@ class Authorised(NamedTuple):
     opened: Opened
     asker: Asker
     body: Any
-
-
-class Answered(NamedTuple):
-    """A signed answer: under which subject it goes out, its frame, what stands in it, and the id of the request."""
-
-    subject: str
-    frame: bytes
-    reply: Reply
-    request: str
 
 
 def find_row(look_up: Callable[[str], Any], kind: str) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
 
 from bus.envelope import BULK_MAX, FRAME_MAX, MESSAGE, BadFrame, Frame, Statement, open_frame, read_statement
@@ -84,7 +85,7 @@ class Opening:
         *,
         trust: TrustSet,
         channel: str,
-        audiences: frozenset[str],
+        audiences: AbstractSet[str],
         words: frozenset[str],
         clock: Callable[[], int],
         guard: ReplayGuard,

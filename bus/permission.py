@@ -5,7 +5,8 @@ where a compartment lies.
 
 INV-PER-1: everything must hold at once: the asker's role, the grant's capability on the compartment's path, and that
 the path lies within the asker's own compartment. Nothing allowed allows nothing.
-INV-PER-2: a door that speaks for an account is believed only when it is this daemon's own, and then the account counts.
+INV-PER-2: a door that speaks for an account is believed only when it is this daemon's own, or that of one that decides in the same
+domain and has the same accounts; and then the account counts.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Permission:
         account: Returns the asker behind a token of our own door; None when it stands for nobody any more.
         world: Returns the World that a row's ``compartment`` looks into.
         locate: Turns a compartment's name into its path; None: a child of the place's own path.
+        fellows: Subject ids of the daemons that decide in the same domain.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class Permission:
         account: Callable[[Behalf], Asker | None] | None,
         world: Callable[[], Any],
         locate: Callable[[str], str] | None,
+        fellows: frozenset[str] = frozenset(),
     ) -> None:
         self._place = place
+        self._doors = fellows | {place.node}
         self._account = account
         self._world = world
         self._locate = locate or self._below
@@ -63,7 +67,7 @@ class Permission:
             grant = opened.authority.grant
             role = ROLES.get(grant.role, Role.NOBODY)
             return Asker(id=grant.subject, role=role, compartment=grant.compartment, door=door, reason=statement.reason)
-        if statement.iss != self._place.node or self._account is None:
+        if statement.iss not in self._doors or self._account is None:
             raise NotAllowed("only this daemon's own door may speak for an account")
         found = self._account(behalf)
         if found is None or found.id != behalf.account:

@@ -21,7 +21,9 @@ from bus import roll_call
 from bus.clock import CloudClock, Mark
 from bus.dispatch import Dispatcher, Handlers, Seen
 from bus.envelope import Behalf
-from bus.journal import Cause, Checkpoint, JournalIdentity, Stretch
+from bus.forwarding import Forwarding
+from bus.handling import Answered
+from bus.journal import Cause, Checkpoint, JournalIdentity, NotDecider, Stretch
 from bus.journal.checkpoint import read_cosigned
 from bus.messages import Asker, Command, Moment, Observation, Query, Question, Reply, Rule, Table
 from bus.opening import Opened
@@ -85,7 +87,10 @@ class Domain:
         self.place, self.keyring, self.trust, self.grant = place, keyring, trust, grant
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         clock = CloudClock(path.with_name("clock"), mark)
-        identity = JournalIdentity(cloud=keyring.cloud, domain=place.domain, epoch=epoch, signer=keyring.journal)
+        beside = trust.beside(place.node)
+        identity = JournalIdentity(
+            cloud=keyring.cloud, domain=place.domain, epoch=epoch, signer=keyring.journal, earlier=tuple(beside.values())
+        )
         self.journal = domain_journal.open_journal(path, shared, holder=place.node, identity=identity, now_us=clock.now, floor=floor)
         self.clock, self.log = clock, log.get("domain")
         self.speaker = Speaker(
@@ -98,15 +103,17 @@ class Domain:
             audit.questions(self.journal, place.domain, place.ring),
             roll_call.questions(place.node, place.ring),
         )
+        self.fellows, self.forwarding = frozenset(beside), Forwarding(trust, place.channel, self.speaker.now)
         self.dispatcher = Dispatcher(
             place=place,
             table=self.table,
             trust=trust,
             speaker=self.speaker,
-            handlers=Handlers(self._decide, self._answer, self._observe, self._account, self._refused, self._pass_on),
+            handlers=Handlers(self._decide, self._answer, self._observe, self._account, self._refused, self._pass_on, self._forward),
             world=lambda: self.world,
             locate=lambda name: locate(self.world, name),
             groups=lambda: groups(self.world),
+            fellows=self.fellows,
         )
         self.transport: Transport | None = None
         self.gate: Gate | None = None  # where a ring above says each second what is to be believed
@@ -129,6 +136,8 @@ class Domain:
     async def serve(self, transport: Transport) -> None:
         """Take messages from *transport* and tell it what happens."""
         self.transport = transport
+        if self.fellows:
+            await self.forwarding.serve(transport)
         await self.dispatcher.serve(transport)
 
     async def beacons(self) -> None:
@@ -222,6 +231,13 @@ class Domain:
             self.gate.decided(wish)
         reply = parse(outcome.reply, Reply)
         return msgspec.structs.replace(reply, repeated=True) if outcome.repeated else reply
+
+    async def _forward(self, opened: Opened, error: EnjinError) -> Answered | None:
+        """Pass on what another daemon decides, and return that one's answer. Raises: DeciderSilent."""
+        holder = str(error.details.get("holder", ""))
+        if not isinstance(error, NotDecider) or holder not in self.fellows:
+            return None
+        return await self.forwarding.forward(self.transport, opened, holder)
 
     async def _answer(self, question: Question, query: Query, asker: Asker) -> object:
         await self.journal.settled()

@@ -21,7 +21,7 @@ import msgspec
 
 from enjin.canonical import canonical
 from enjin.errors import Refused
-from keys.grants import VERBS, Grant, speaks_on
+from keys.grants import ROOT_PARENT, VERBS, Grant, speaks_on
 from keys.nats_keys import IssuingKey, Kind, NatsAuthority, public_text
 from keys.signing import BadSignature, verify_raw
 
@@ -68,7 +68,8 @@ def subjects_of(grant: Grant, channel: str) -> Subjects:
         raise NoChannel(f"the grant of {grant.subject} does not name channel {channel}")
     verbs = sorted({one.verb for one in grant.allowed})
     if set(verbs) >= VERBS:
-        return Subjects(tuple(f"{word}.>" for word in (*_WORDS, "reply")), (">",))
+        words = (*_WORDS, "reply", *(("forward",) if grant.parent == ROOT_PARENT and grant.keys.journal else ()))
+        return Subjects(tuple(f"{word}.>" for word in words), (">",))
     publish = [f"{word}.{verb}{below}" for verb in verbs if verb != "reply" for word in _WORDS for below in ("", ".>")]
     return Subjects((*publish, *(("reply.>",) if "reply" in verbs else ())), (">",))
 

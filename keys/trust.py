@@ -230,6 +230,19 @@ class TrustSet:
         held = self._held.get(subject)
         return held[1] if held is not None else None
 
+    def beside(self, subject: str) -> dict[str, bytes]:
+        """Return who decides in the domain of *subject* beside it, with the public journal key of each.
+
+        They are those to whom the root itself, as to *subject*, gave a journal key; nobody where a ring above gave it. Who was
+        revoked stands among them: its entries are still there.
+        """
+        found = {
+            grant.subject: bytes.fromhex(grant.keys.journal)
+            for grant in self._grants.values()
+            if grant.parent == ROOT_PARENT and grant.keys.journal
+        }
+        return {one: key for one, key in found.items() if one != subject} if subject in found else {}
+
     def grant(self, digest: str) -> Grant:
         """Return the grant with hash *digest*. Raises: UnknownKey."""
         if digest not in self._grants:

@@ -11,6 +11,7 @@ Imports the ground, keys, ``bus.messages`` and SQLAlchemy Core. Knows no domain 
 from bus.journal.checkpoint import Checkpoint, Cosigned, check_cosigned, cosign
 from bus.journal.deciding import Outcome
 from bus.journal.entry import Cause, Commit, Entry, Head, JournalIdentity, StoredEntry, Stretch, read_stretch
+from bus.journal.errors import NotDecider
 from bus.journal.follower import Fetch, Follower
 from bus.journal.journal import Journal
 from bus.journal.listing import Filters, Line
@@ -35,6 +36,7 @@ __all__ = [
     "Journal",
     "JournalIdentity",
     "Line",
+    "NotDecider",
     "Outcome",
     "Projection",
     "Reader",
