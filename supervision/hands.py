@@ -69,6 +69,7 @@ class Hands:
         self._channel.setblocking(False)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             self._channel.setsockopt(socket.SOL_SOCKET, option, MESSAGE_BYTES)
+        self.say({"event": "hands.began"})
         loop.add_reader(self._channel.fileno(), self._read)
         await self._closed.wait()
         tasks = self._tasks | self.shop.tasks
@@ -105,8 +106,7 @@ class Hands:
             return
         except OSError as error:
             self._log.error("channel.failed", error=str(error))
-            self._closed.set()
-            return
+            data, descriptors, flags = b"", [], 0
         if not data:
             self._closed.set()
             return

@@ -1,7 +1,10 @@
 """The unprivileged end of the channel to hands: asks for steps, hears of nodes that ended.
 
-Owns request ids, deadlines and the matching of answers; carries out nothing and repeats nothing (``reconcile`` does).
+Owns request ids, deadlines and the matching of answers; carries out nothing and tries nothing again (``reconcile`` does).
 An answer to a question that an earlier daemon asked over the same channel is dropped.
+
+INV-HNL-1: a step is not lost with hands that die: those that come after them are asked again, under the same id, for whatever is
+still waited for. The channel outlives them, so nothing else would tell; to carry a step out twice is harmless.
 """
 
 from __future__ import annotations
@@ -56,7 +59,8 @@ class HandsLink:
     def __init__(self, descriptor: int, on_exit: Callable[[NodeExited], None]) -> None:
         self._socket = socket.socket(fileno=descriptor)
         self._socket.setblocking(False)
-        self._waiting: dict[str, asyncio.Future[_Answer]] = {}
+        self._waiting: dict[str, tuple[bytes, asyncio.Future[_Answer]]] = {}
+        self._repeating: set[asyncio.Task[None]] = set()
         self._on_exit = on_exit
         self._prefix = random_bytes(6).hex()
         self._count = 0
@@ -65,6 +69,8 @@ class HandsLink:
 
     def close(self) -> None:
         """Stop listening; the channel itself stays open in init."""
+        for task in self._repeating:
+            task.cancel()
         self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
 
@@ -78,9 +84,10 @@ class HandsLink:
         self._count += 1
         identity = f"{self._prefix}-{self._count}"
         future: asyncio.Future[_Answer] = self._loop.create_future()
-        self._waiting[identity] = future
+        data = msgspec.json.encode({"id": identity, "step": step})
+        self._waiting[identity] = data, future
         try:
-            await self._send(msgspec.json.encode({"id": identity, "step": step}))
+            await self._send(data)
             async with asyncio.timeout(timeout_s):
                 answer = await future
         except TimeoutError as error:
@@ -122,9 +129,26 @@ class HandsLink:
             if answer.event == "node.exited":
                 self._on_exit(msgspec.json.decode(data, type=NodeExited))
                 return
+            if answer.event == "hands.began":
+                self._ask_again()
+                return
         except msgspec.DecodeError as error:
             log.get("hands_link").warning("answer.malformed", error=error)
             return
-        future = self._waiting.get(answer.id)
+        _, future = self._waiting.get(answer.id, (b"", None))
         if future is not None and not future.done():
             future.set_result(answer)
+
+    def _ask_again(self) -> None:
+        for data, future in self._waiting.values():
+            task = self._loop.create_task(self._repeat(data, future))
+            self._repeating.add(task)
+            task.add_done_callback(self._repeating.discard)
+
+    async def _repeat(self, data: bytes, future: asyncio.Future[_Answer]) -> None:
+        try:
+            if not future.done():
+                await self._send(data)
+        except HandsSilent as error:
+            if not future.done():
+                future.set_exception(error)

@@ -111,7 +111,7 @@ class Channel:
         end = time.monotonic() + deadline_s
         while True:
             for event in self.events:
-                if event["node"] == node:
+                if event.get("node") == node:
                     self.events.remove(event)
                     return event
             self._receive(end)
@@ -133,6 +133,7 @@ class Rig(Channel):
         self.process: subprocess.Popen[bytes] | None = None
         self.uid: int | None = None
         self.interpreter = [sys.executable]
+        self.environment = dict(os.environ)
 
     @property
     def bridge(self) -> str:
@@ -157,7 +158,7 @@ class Rig(Channel):
         who: dict[str, Any] = {} if self.uid is None else {"user": self.uid, "group": self.uid, "extra_groups": []}
         self.process = subprocess.Popen(
             line, pass_fds=[self.theirs.fileno()], cwd=CHECKOUT if self.uid is None else "/",
-            stdin=subprocess.DEVNULL, stderr=self.log, **who,
+            stdin=subprocess.DEVNULL, stderr=self.log, env=self.environment, **who,
         )  # fmt: skip
 
     def kill(self) -> None:

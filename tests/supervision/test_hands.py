@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,10 +17,11 @@ import pytest
 from enjin.host import process_start_time
 from supervision import steps
 from supervision.cgroups import Groups
+from supervision.hands_link import HandsLink
 from supervision.init_link import command
 from supervision.records import NodeRecord
 from tests.places import temporary_home
-from tests.supervision.inits import spec_descriptor
+from tests.supervision.inits import spec_descriptor, wait_for
 from tests.supervision.pids import recycle
 from tests.supervision.rig import DEADLINE_S, Failed, Rig, alive, app_spec, ask_init, rig, sleeper, wait_until
 
@@ -89,6 +91,31 @@ def test_kill_of_hands_ends_nothing(own: Rig) -> None:
     os.kill(before["pid"], signal.SIGKILL)
     assert own.event(spec.node)["generation"] == 1
     own.do(steps.DestroyNode(node=spec.node))
+
+
+def test_a_step_is_not_lost_with_the_hands_that_took_it(own: Rig) -> None:
+    """INV-HNL-1: hands dies between a step and its answer; the channel stays open, and the next hands answers whoever still waits."""
+    own.kill()
+    taken = own.home / "taken"
+    own.environment |= {"ENJIN_FAILPOINT": "hands.answer.send:kill9:2", "ENJIN_FAILPOINT_LOG": str(taken)}  # after its first word
+    own.start()
+    died = own.process
+    assert died is not None
+
+    async def ask() -> steps.Seen:
+        link = HandsLink(os.dup(own.ours.fileno()), lambda _event: None)
+        asking = asyncio.create_task(link.step(steps.InspectAll(), steps.Seen, timeout_s=DEADLINE_S))
+        await wait_for(lambda: died.poll() is not None, "the death of hands", DEADLINE_S)
+        assert taken.read_text() == "hands.answer.send\n"
+        assert not asking.done()
+        own.kill()
+        own.start()
+        try:
+            return await asking
+        finally:
+            link.close()
+
+    assert asyncio.run(ask()).nodes == ()
 
 
 def test_kill_of_hands_in_the_middle_of_a_start(own: Rig) -> None:
