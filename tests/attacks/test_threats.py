@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.threats import NOT_BUILT, TESTS
+from tests.attacks.threats import CARRIED, NOT_BUILT, TESTS
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = range(1, 81)
@@ -52,6 +52,19 @@ def test_a_threats_tests_are_there(number: int) -> None:
 def test_what_trust_rests_on_carries_its_number(number: int) -> None:
     """A threat to keys, grants, bus or journal has a test of that name, or one whose docstring names it."""
     assert played().get(number), f"no test says that it plays N{number}"
+
+
+@pytest.mark.parametrize("number", sorted(CARRIED))
+def test_what_rides_on_the_bus_is_played_on_every_transport(number: int) -> None:
+    """One test has the memory transport; the other runs in a cloud of each bus, which its fixture makes."""
+    in_memory, over_both = CARRIED[number]
+    assert in_memory in functions()
+    assert over_both in TESTS[number]
+    path, name = over_both.split("::")
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    fixtures = {node.name: ast.unparse(node) for node in tree.body if isinstance(node, ast.FunctionDef)}
+    given = [argument.arg for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name for argument in node.args.args]
+    assert any("'zmq', 'nats'" in fixtures.get(argument, "") for argument in given)
 
 
 def test_a_tested_threat_is_not_called_missing() -> None:
