@@ -6,8 +6,7 @@ Whoever was not verified gets nothing back, neither text nor code.
 
 INV-DIS-1: nothing reaches a handler that has not passed every stage, whichever door it came through.
 INV-DIS-2: a handler is found in the closed table, never by a name looked up on an object.
-INV-DIS-3: what is for a group is taken only where its row says that it may be, and only by who is in the group as the receiver
-itself knows it; the sender's word decides nothing.
+INV-DIS-3: what is for a group is taken only where its row allows that, and only by who is in it as the receiver itself knows it.
 INV-DIS-4: what is for another that decides in the same domain is taken only when that one has forwarded it, and only a command.
 """
 

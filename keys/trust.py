@@ -11,73 +11,16 @@ INV-TRU-2: a revoked key or grant takes every descendant with it, at once and fo
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
 
 from enjin.errors import Refused
 from enjin.names import KeyId
+from keys.authority import Authority, GrantExpired, Known, Revoked, Standing, UnknownKey
 from keys.frame import Frame, open_frame
-from keys.grants import CHAIN_MAX, ROOT_PARENT, Capability, Grant, GrantRefused, check_within, covers, read_grant
+from keys.grants import CHAIN_MAX, ROOT_PARENT, Capability, Grant, GrantRefused, check_within, read_grant
 from keys.root import RootStatement, check_signed
 from keys.signing import key_id, verify
 from keys.succession import RootChain
 from keys.term import OUTSIDE, end_at_home, ends
-
-SAID_MAX: Final = 256
-
-
-class UnknownKey(Refused):
-    """No grant here names this key."""
-
-    code = "E-TRU-001"
-    http_status = 401
-
-
-class GrantExpired(Refused):
-    """The signer's grant, or one above it, is not in force now."""
-
-    code = "E-TRU-002"
-    http_status = 401
-
-
-class Revoked(Refused):
-    """The signer's key or grant, or one above it, was revoked."""
-
-    code = "E-TRU-003"
-    http_status = 401
-
-
-class Known(NamedTuple):
-    """A public key that a grant names for signing messages."""
-
-    public: bytes
-    grant: str
-
-
-class Authority(NamedTuple):
-    """What a subject may do, as its whole chain says."""
-
-    grant: Grant
-    hash: str
-    chain: tuple[str, ...]
-    key: str
-    said: dict[tuple[str, str], bool]  # what ``covers`` said before: a grant never changes
-
-    def covers(self, verb: str, resource: str) -> bool:
-        """Whether the subject may *verb* on compartment path *resource*."""
-        found = self.said.get((verb, resource))
-        if found is None:
-            if len(self.said) >= SAID_MAX:
-                self.said.clear()
-            found = self.said[verb, resource] = covers(self.grant.allowed, verb, resource)
-        return found
-
-
-class _Standing(NamedTuple):
-    """An authority while nothing is revoked: in force from *begin* until *end*, microseconds."""
-
-    authority: Authority
-    begin: int
-    end: int
 
 
 class TrustSet:
@@ -95,7 +38,7 @@ class TrustSet:
         self._names: dict[str, frozenset[str]] = {}  # grant -> what revokes it: its own hash, and the id of each of its keys
         self._named: dict[str, list[str]] = {}  # what revokes a grant -> the grants that it revokes, in the order of their coming
         self._held: dict[str, tuple[int, str]] = {}  # subject -> since when its newest grant is in force, and that grant
-        self._standing: dict[tuple[str, str], _Standing] = {}  # by grant and home; emptied by every revocation
+        self._standing: dict[tuple[str, str], Standing] = {}  # by grant and home; emptied by every revocation
 
     @property
     def root(self) -> RootStatement:
@@ -222,7 +165,7 @@ class TrustSet:
                 raise GrantExpired(f"the grant of {one.subject} is not in force now")
         grant = links[0]
         authority = Authority(grant, digest, chain, str(key_id(bytes.fromhex(grant.keys.message))), {})
-        self._standing[digest, home] = _Standing(authority, max(one.not_before for one in links), min(until))
+        self._standing[digest, home] = Standing(authority, max(one.not_before for one in links), min(until))
         return authority
 
     def grant_of(self, subject: str) -> str | None:
