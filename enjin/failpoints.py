@@ -5,7 +5,7 @@ returns. It knows no other point's name; ``tests/failpoints`` finds them all in 
 
 ``ENJIN_FAILPOINT``:
     NAME:kill9:NTH    end the process with SIGKILL when NAME is passed for the NTH time (1 is the first).
-    NAME:count        write a line with the name at each pass; ``*`` stands for every name.
+    NAME:count        write a line with the name and the process's id at each pass; ``*`` stands for every name.
 ``ENJIN_FAILPOINT_LOG``: the file that each pass (``count``) or the end (``kill9``) is written to. With it a process is
 ended only where the file does not exist yet: of all daemons that inherit the variables, and of all their restarts, one.
 
@@ -46,7 +46,7 @@ def parse(text: str, path: str = "") -> Reached:
     name, _, rest = text.partition(":")
     action, _, number = rest.partition(":")
     if name and rest == "count":
-        return lambda reached: _note(path, reached, os.O_APPEND) if name in ("*", reached) else None
+        return lambda reached: _note(path, f"{reached} {os.getpid()}", os.O_APPEND) if name in ("*", reached) else None
     if not name or action != "kill9" or not number.isdecimal() or int(number) < 1:
         raise BadFailpoint(f"{VARIABLE} is {text!r}, not NAME:kill9:NTH or NAME:count")
     left = int(number)
@@ -67,8 +67,8 @@ def parse(text: str, path: str = "") -> Reached:
     return count_down
 
 
-def _note(path: str, name: str, flag: int) -> None:
-    line = name.encode() + b"\n"
+def _note(path: str, text: str, flag: int) -> None:
+    line = text.encode() + b"\n"
     if not path:
         with contextlib.suppress(OSError):
             os.write(2, line)

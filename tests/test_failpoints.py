@@ -104,7 +104,9 @@ def test_passes_are_counted(tmp_path: Path) -> None:
     """A first run tells how often each point is passed, so that the last time can be asked for."""
     passing(tmp_path, "*:count", "a.b", "b.c", "a.b")
     passing(tmp_path, "b.c:count", "a.b", "b.c")
-    assert Counter((tmp_path / "log").read_text().split()) == {"a.b": 2, "b.c": 2}
+    lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    assert Counter(name for name, _pid in lines) == {"a.b": 2, "b.c": 2}
+    assert sorted(Counter(pid for _name, pid in lines).values()) == [1, 3]  # two processes, and who passed what
 
 
 @pytest.mark.parametrize("setting", ["a.b", "a.b:kill9", "a.b:kill9:0", "a.b:kill9:x", "a.b:explode:1", ":kill9:1"])
@@ -137,6 +139,9 @@ def test_init_has_the_same_points(tmp_path: Path) -> None:
         )
         assert (ended.returncode, ended.stdout.split()) == (status, said)
         assert log.exists() is bool(setting)
+        if status == 0 and setting:
+            passed = [line.split() for line in log.read_text().splitlines()]
+            assert ([name for name, _pid in passed], len({pid for _name, pid in passed})) == (["b.c", "a.b", "b.c"], 1)
 
 
 def test_what_is_inherited_is_what_was_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ def _reached(name: str) -> None:
             descriptor = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_APPEND if counting else os.O_EXCL), 0o666)
         except FileExistsError:
             return
-        os.write(descriptor, name.encode() + b"\n")
+        os.write(descriptor, (f"{name} {os.getpid()}" if counting else name).encode() + b"\n")
         os.close(descriptor)
     if not counting:
         os.kill(os.getpid(), _signal.SIGKILL)
