@@ -14,6 +14,7 @@ from keys.frame import open_frame
 from keys.grants import ROOT_PARENT, Grant
 from keys.root import RootStatement
 from keys.signing import key_id
+from keys.term import end_at_home
 from keys.trust import TrustSet
 
 ROLES: Final = ("nobody", "tenant", "operator", "supervisor")
@@ -79,4 +80,6 @@ def _state(trust: TrustSet, digest: str, grant: Grant, now: int) -> str:
             return f"revoked ({revoked[name]})" if revoked[name] else "revoked"
     if now < grant.not_before:
         return "not in force yet"
-    return "in force" if now < grant.expiry else "expired"
+    if now < grant.expiry:
+        return "in force"
+    return "expired for others, in force in its own domain" if now < end_at_home(grant) else "expired"

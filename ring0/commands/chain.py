@@ -87,8 +87,9 @@ def show(what: str, as_json: bool) -> None:
 def words(link: Link) -> list[str]:
     """Return the lines that tell one link."""
     who = "the root's keys" if link.issuer == "root" else f"{link.issuer}'s issuing key"
+    when = "since" if link.state.startswith("expired") else "until"
     return [
-        f"{link.subject} is a {link.role} of ring {link.ring} in {link.compartment}: {link.state}, until {rfc3339(link.expiry)}",
+        f"{link.subject} is a {link.role} of ring {link.ring} in {link.compartment}: {link.state}, {when} {rfc3339(link.expiry)}",
         f"  signs with key {link.keys['message'][:16]}, may {', '.join(one.partition(' ')[0] for one in link.allowed) or 'nothing'}",
         f"  because {who} ({', '.join(key[:16] for key in link.signed_by)}) signed grant {link.grant[:16]}",
     ]

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enjin.errors import Refused
+from keys.chain import links
 from keys.frame import open_frame
 from keys.grants import Grant, PublicKeys, sign_grant
 from keys.keyring import Keyring
@@ -68,6 +69,13 @@ def test_n10_beyond_its_expiry_a_grant_counts_in_its_own_domain_alone(name: str,
     """To the microsecond, for the node and for what it runs; ring 0, which runs it, is not its home; nor is another node's domain."""
     found = tree()
     assert [found.believed(name, NOW + time, home) for time in (-1, 0, until - 1, until, until + 1)] == [False, True, True, False, False]
+
+
+def test_what_is_told_of_a_grant_says_for_whom_it_has_expired() -> None:
+    """Whoever looks at a node that goes on alone is not told that it has ended."""
+    found = tree()
+    states = [next(links(found.trust, found.grants["n-1"], NOW + time)).state for time in (-1, 0, HOUR, DAY)]
+    assert states == ["not in force yet", "in force", "expired for others, in force in its own domain", "expired"]
 
 
 def test_a_grant_without_autonomy_ends_for_everybody() -> None:
