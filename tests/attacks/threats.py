@@ -64,6 +64,7 @@ TESTS: Final[dict[int, tuple[str, ...]]] = {
     12: (
         f"{CALLER}::test_n12_a_false_answer_is_not_believed", f"{FAN_OUT}::test_n12_a_false_answer_counts_for_nobody",
         f"{FAN_OUT}::test_n12_a_repeated_answer_counts_once", "tests/ring1/test_relaying.py::test_n12_nothing_else_comes_up",
+        "tests/bus/test_forwarding.py::test_n12_an_answer_that_the_decider_did_not_sign_is_not_passed_on",
     ),
     13: (
         f"{DECIDING}::test_n13_a_request_id_cannot_be_used_for_another_wish", f"{DECIDING}::test_n13_concurrent_repeats_have_one_effect",
