@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -34,11 +35,24 @@ def pytest_configure(config: pytest.Config) -> None:
     reaper = leaks.adopt_orphans()
     if reaper is not None:
         _SESSION.append(leaks.Session(reaper))
+    config.pluginmanager.register(_Notes())
+
+
+class _Notes:
+    """Brings what each worker has to say to the one process that prints."""
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take what a worker said at its end."""
+        notes = node.config.stash.setdefault(NOTES, [])
+        notes += [line for line in getattr(node, "workeroutput", {}).get("notes", ()) if line not in notes]
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Fail the run when something of it is left on the machine."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["notes"] = session.config.stash.get(NOTES, [])
     if not _SESSION:
         return
     certain, doubtful = _SESSION[0].leaks()
