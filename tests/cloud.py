@@ -24,6 +24,7 @@ from tests.places import free_port_base, temporary_home
 ROOT = Path(__file__).resolve().parent.parent
 ENJIN = Path(sys.executable).parent / "enjin"
 COMMAND_S_MAX = 110.0
+LOG_SHOWN = 20_000  # characters of each log that a cloud left which did not come up
 
 
 class CommandFailed(AssertionError):
@@ -124,9 +125,14 @@ class Cloud:
         return json.loads(self.run(*words, "--json").stdout)
 
     def up(self) -> float:
-        """Raise the cloud (or mend it) and return the seconds it took."""
+        """Raise the cloud (or mend it) and return the seconds it took. Raises: CommandFailed, with what the cloud logged so far."""
         began = time.monotonic()
-        self.run("up", *self.options)
+        try:
+            self.run("up", *self.options)
+        except CommandFailed as failed:
+            logs = {path.name: path.read_text(errors="replace")[-LOG_SHOWN:] for path in sorted((self.home / "log").glob("*.log"))}
+            logs["ring 0"] = self.run("node", "logs", "ring0", "--local", "-n", "200", check=False).stdout
+            raise CommandFailed("\n".join([str(failed), *(f"--- {name}\n{text}" for name, text in logs.items())])) from failed
         return time.monotonic() - began
 
     def down(self) -> None:

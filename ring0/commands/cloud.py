@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 UP = ("running", "ready")
 PARTIAL: Final = 3
-RING0_S: Final = 5.0
+ANSWER_S: Final = 5.0
 
 
 class NotConfirmed(Refused):
@@ -137,20 +138,22 @@ async def collect(config: configuration.Config) -> dict[str, Any]:
         warnings: list[str] = []
         away: EnjinError | None = None
         try:
-            nodes += await session.query(0, ListNodes(), deadline_s=RING0_S)
+            nodes += await session.query(0, ListNodes(), deadline_s=ANSWER_S)
         except Unreachable as error:
             away = error
             warnings.append(f"ring 0: {error.message}; what runs goes on")
+        answering = [] if away is not None else [0]
         try:
-            nodes += await session.query(1, ListNodes())
-            standing = await session.query(1, ShowStanding())
+            nodes += await session.query(1, ListNodes(), deadline_s=ANSWER_S)
+            answering.append(1)
+            standing = await session.query(1, ShowStanding(), deadline_s=ANSWER_S)
             warnings += [f"ring 1: {standing['why']}"] if standing["why"] else []
         except EnjinError as error:
             if away is not None:
                 raise away from error
             warnings.append(f"ring 1: {error.message}")
         warnings += _unseparated(nodes) + shares_left(session.config.path)
-        journals = await _journals(session, (1,) if away is not None else (0, 1))
+        journals = await _journals(session, answering)  # who is silent is waited for once
         warnings += [f"ring {journal['ring']}: {journal['alarm']}" for journal in journals if journal["alarm"]]
         warnings += [] if away is not None else await misused_tokens(session)
         return {
@@ -163,7 +166,7 @@ async def collect(config: configuration.Config) -> dict[str, Any]:
         }
 
 
-async def _journals(session: Session, rings: tuple[int, ...]) -> list[dict[str, Any]]:
+async def _journals(session: Session, rings: Sequence[int]) -> list[dict[str, Any]]:
     """Return where the journal of each of *rings* stands, up to which entry somebody else has witnessed it, and what contradicts it."""
     from compartments.copies import ListCopies
     from compartments.history import GetHead
@@ -173,8 +176,8 @@ async def _journals(session: Session, rings: tuple[int, ...]) -> list[dict[str, 
     for ring in rings:
         with contextlib.suppress(EnjinError):
             if ring == 0:
-                alarms = {copy["node"]: copy["alarm"] for copy in await session.query(0, ListCopies(), deadline_s=RING0_S)}
-            head = await session.query(ring, GetHead(), deadline_s=RING0_S)
+                alarms = {copy["node"]: copy["alarm"] for copy in await session.query(0, ListCopies(), deadline_s=ANSWER_S)}
+            head = await session.query(ring, GetHead(), deadline_s=ANSWER_S)
             witnessed = max(head["witnesses"].values(), default=0)
             alarm = alarms.get(head["domain"], "")
             found.append({"ring": ring, "domain": head["domain"], "number": head["number"], "witnessed": witnessed, "alarm": alarm})

@@ -55,10 +55,10 @@ def test_what_trust_rests_on_carries_its_number(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", sorted(CARRIED))
-def test_what_rides_on_the_bus_is_played_on_every_transport(number: int) -> None:
-    """One test has the memory transport; the other runs in a cloud of each bus, which its fixture makes."""
-    in_memory, over_both = CARRIED[number]
-    assert in_memory in functions()
+def test_what_rides_on_the_bus_is_played_on_both(number: int) -> None:
+    """One test has the stages alone; the other runs in a cloud of each bus, which its fixture makes."""
+    alone, over_both = CARRIED[number]
+    assert alone in functions()
     assert over_both in TESTS[number]
     path, name = over_both.split("::")
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))

@@ -70,6 +70,7 @@ NEVER = {
         "only where nodes are jails with a network of their own, from which the log of a fault cannot be seen",
     ),
     **dict.fromkeys(("unit.spawn", "unit.stop.spawn", "unit.reload.spawn", "daemon.notify.send"), "only under systemd"),
+    **dict.fromkeys(("forward.send", "forwarded.answer.send"), "only between daemons that share a journal"),
     "init.heir.send": "only when an init of ring 0's is made anew while ring 1's lives",
     "journal.verify.spawn": "only for a journal that is worth several processes",
     "memory.send": "only in tests: the bus within one process",
