@@ -233,8 +233,8 @@ NOT_BUILT: Final[dict[int, str]] = {
     74: "a test with a hostile backend",
 }
 
-# What rides on the bus as a wrong frame, by threat: the test of the stages alone, and the one over ZeroMQ and over NATS in whole clouds. What
-# is not here is played before or behind any transport: in the making of a grant, in a journal, in a file, at the HTTP door or in the kernel.
+# What rides on the bus as a wrong frame, by threat: the test of the stages alone, and the one over ZeroMQ and over NATS in whole clouds.
+# What is not here is played before or behind any transport: in the making of a grant, in a journal, in a file, at a door, in the kernel.
 STAGES: Final = f"{DISPATCH}::test_each_stage_refuses_with_its_own_code"
 CARRIED: Final[dict[int, tuple[str, str]]] = {
     1: (f"{DISPATCH}::test_n01_every_bit_counts", WRONG),
