@@ -78,8 +78,6 @@ class Hands:
         await asyncio.gather(*tasks, return_exceptions=True)
         self.shop.worker.stop()
 
-    # -- the channel --------------------------------------------------------------------------------
-
     def say(self, message: dict[str, Any]) -> None:
         """Send a message; what cannot go now waits in a bounded queue."""
         self._out.append(msgspec.json.encode(message))
@@ -110,11 +108,15 @@ class Hands:
         if not data:
             self._closed.set()
             return
+        number = _id_of(data)
+        if number is not None and any(task.get_name() == str(number) for task in self._tasks):
+            _close(descriptors)  # it was sent before our first word, and again when that was heard
+            return
         if len(self._tasks) >= AT_ONCE:
             _close(descriptors)
-            self._answer_error(_id_of(data), StepFailed(f"{AT_ONCE} steps are under way"))
+            self._answer_error(number, StepFailed(f"{AT_ONCE} steps are under way"))
             return
-        task = asyncio.get_running_loop().create_task(self._handle(data, descriptors, bool(flags & socket.MSG_TRUNC)))
+        task = asyncio.create_task(self._handle(data, descriptors, bool(flags & socket.MSG_TRUNC)), name=str(number))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -138,8 +140,6 @@ class Hands:
     def _answer_error(self, number: object, error: EnjinError) -> None:
         self._log.warning("step.refused" if not error.retry else "step.failed", error=error.message, code=code_of(error))
         self.say({"id": number, "error": {"code": code_of(error), "message": error.message, "hint": error.hint}})
-
-    # -- the steps ------------------------------------------------------------------------------------
 
     async def _carry_out(self, step: steps.AnyStep, descriptors: list[int]) -> msgspec.Struct:
         function = TABLE[type(step)]

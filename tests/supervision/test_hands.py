@@ -118,6 +118,21 @@ def test_a_step_is_not_lost_with_the_hands_that_took_it(own: Rig) -> None:
     assert asyncio.run(ask()).nodes == ()
 
 
+def test_a_step_that_is_asked_twice_at_once_is_carried_out_once(own: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon asks again when hands begin, and what it asked before may still lie in the channel: one start, and one answer."""
+    own.kill()
+    spec = app_spec(own, 64)
+    number = own.send(steps.StartNode(spec=spec))
+    own.number -= 1
+    assert own.send(steps.StartNode(spec=spec)) == number
+    own.start()
+    started, heard, receive = own.answer(number), [], own._receive
+    monkeypatch.setattr(own, "_receive", lambda end: heard.append(receive(end)) or heard[-1])  # type: ignore[func-returns-value]
+    assert own.do(steps.InspectNode(node=spec.node))["pid"] == started["pid"]  # after whatever else waits for the node
+    assert number not in [message.get("id") for message in heard]
+    own.do(steps.DestroyNode(node=spec.node))
+
+
 def test_kill_of_hands_in_the_middle_of_a_start(own: Rig) -> None:
     """Killed at many points of a start, hands comes back to a node that runs once or not at all; the next start makes it run once."""
     for delay_ms in (2, 8, 14, 20, 28, 40):
