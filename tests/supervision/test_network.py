@@ -55,15 +55,18 @@ def test_fabric_is_made_once_and_mended(runtime: Path) -> None:
 def test_a_fabric_that_was_hidden_is_removed(runtime: Path) -> None:
     """Somebody's `ip netns add` binds the directory of namespaces onto itself meanwhile: ours is hidden, and still goes."""
     with rig(runtime) as one:
-        space = Path(f"/run/netns/{one.netns}")
+        one.kill()
+        one.interpreter = ["unshare", "--mount", "--propagation", "private", *one.interpreter]  # others' namespaces are not hidden
+        one.start()
+        assert one.process is not None
+        space, mounts = Path(f"/run/netns/{one.netns}"), Path(f"/proc/{one.process.pid}/mounts")
         one.do(steps.EnsureFabric(bridge=one.bridge, netns=one.netns, addresses=("10.80.0.1/24",)))
-        subprocess.run(["mount", "--bind", "/run/netns", "/run/netns"], check=True)
-        try:
-            assert one.do(steps.RemoveFabric(bridge=one.bridge, netns=one.netns)) == {"changed": True}
-            assert not space.exists()
-        finally:
-            subprocess.run(["umount", "/run/netns"], check=False, capture_output=True)  # busy: another run has one there by now
-        assert str(space) not in Path("/proc/self/mounts").read_text()
+        assert str(space) in mounts.read_text()
+        inside = ["nsenter", f"--mount=/proc/{one.process.pid}/ns/mnt"]
+        subprocess.run([*inside, "mount", "--bind", "/run/netns", "/run/netns"], check=True)
+        assert one.do(steps.RemoveFabric(bridge=one.bridge, netns=one.netns)) == {"changed": True}
+        assert not space.exists()
+        assert str(space) not in mounts.read_text()
 
 
 @root
