@@ -216,7 +216,11 @@ def first_line(error: BaseException) -> str:
 
 def away(error: BaseException) -> bool:
     """Return whether *error*, of the driver, says that the server goes, or does not take writes any more."""
+    from psycopg import OperationalError
+
     state = str(getattr(error, "sqlstate", None) or "")
+    if not state and isinstance(error, OperationalError):
+        return True  # libpq's own word on the connection, which broke while rows were sent: no server has said anything
     # Classes 08 (connection), 57P (operator's intervention) and 53 (out of resources); 25006 is a server that only reads.
     return state.startswith(("08", "57P", "53")) or state == "25006"
 

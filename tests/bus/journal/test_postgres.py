@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from bus.journal import Journal, Reader, verify
 from bus.journal.lease import LOCK
-from bus.journal.postgres import place
+from bus.journal.postgres import away, connect, cut, place
 from bus.journal.shared_store import PostgresStore
 from enjin.errors import EnjinError, code_of
 from tests.bus.journal.small_world import CLOUD, DOMAIN, FACTS, JOURNAL_KEY, Add, Asking, SmallTables, SmallWorld, identity
@@ -242,3 +242,19 @@ def test_a_server_that_does_not_sync_is_refused(servers: Servers, url: str) -> N
         servers.primary.stop()
         servers.primary.start()
     PostgresStore(url).close()
+
+
+def test_a_connection_that_breaks_while_rows_are_sent_is_a_server_that_went_away(url: str) -> None:
+    """The driver has no code of the server's then, only its own words; a mistake of ours has a code and is none."""
+    import psycopg
+
+    connection = connect(url, read_only=False)
+    with pytest.raises(psycopg.Error) as mistaken:
+        connection.execute("SELECT nothing_such")
+    assert not away(mistaken.value)
+    connection.rollback()
+    cut(connection)
+    with pytest.raises(psycopg.Error) as broken:
+        connection.cursor().executemany("SELECT %s", [(number,) for number in range(3)])
+    assert away(broken.value)
+    connection.close()
